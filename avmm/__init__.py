@@ -1,0 +1,28 @@
+"""avmm: an asyncio virtual machine monitor that runs real, unmodified x86 software."""
+
+from avmm.boot.errors import BootError
+from avmm.control.config import ConfigError, Disk, VmConfig
+from avmm.control.host import Host
+from avmm.control.vm import Vm
+from avmm.control.watch import MachineEnded, WaitTimeout
+from avmm.cpu.engine import ProcessorError
+from avmm.cpu.script import ScriptCpu
+from avmm.host.backing import ImageError
+from avmm.hypervisor.partition import RunState
+from avmm.hypervisor.report import GuestFailure
+
+__all__ = [
+    "BootError",
+    "ConfigError",
+    "Disk",
+    "GuestFailure",
+    "Host",
+    "ImageError",
+    "MachineEnded",
+    "ProcessorError",
+    "RunState",
+    "ScriptCpu",
+    "Vm",
+    "VmConfig",
+    "WaitTimeout",
+]

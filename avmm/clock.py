@@ -1,0 +1,152 @@
+"""Machine time: nanoseconds since power-on, and the timers that wait for it.
+
+Everything in a machine that needs time takes it from its :class:`Clock`, never from ``time`` or the event loop.
+:class:`WallClock` follows the host and stands still while the machine is paused. :class:`VirtualClock` follows the
+processor's own count of executed code, so that two runs of one machine are identical; a halted machine jumps to the
+next deadline.
+
+The invariant: timers fire in the order of their deadlines, those with equal deadlines in the order they were armed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+SECOND = 1_000_000_000
+MILLISECOND = 1_000_000
+MICROSECOND = 1_000
+
+
+class Timer:
+    """One deadline of a clock. Arm it again as often as needed; ``callback`` runs once for each arming that came due."""
+
+    __slots__ = ("_clock", "_serial", "callback", "due", "ready")
+
+    def __init__(self, clock: Clock, callback: Callable[[], None]) -> None:
+        self._clock = clock
+        self._serial = 0
+        self.callback = callback
+        self.due: int | None = None
+        """Machine time in ns at which the timer fires, None when not armed (in its callback it is not, unless armed anew)."""
+        self.ready: asyncio.Future[None] | None = None
+        """Host work that must be done before the timer may fire; machine time waits for it."""
+
+    @property
+    def armed(self) -> bool:
+        """Whether a deadline is set."""
+        return self.due is not None
+
+    def arm(self, due: int) -> None:
+        """Fire when machine time reaches ``due`` (ns). A deadline in the past fires at the next opportunity."""
+        clock = self._clock
+        earliest = clock.next_due()
+        self.due = due
+        self._serial = clock._push(self, due)
+        if earliest is None or due < earliest:
+            clock.on_earlier()
+
+    def cancel(self) -> None:
+        """Forget the deadline, if any."""
+        self.due = None
+
+
+class Clock(ABC):
+    """Machine time and its timers; what both clocks share."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Timer]] = []
+        self._serials = 0
+        self.on_earlier: Callable[[], None] = _nothing
+        """Called when the earliest deadline moved closer, so that a running processor can end its slice in time."""
+
+    @abstractmethod
+    def now(self) -> int:
+        """Machine time in ns since power-on."""
+
+    def timer(self, callback: Callable[[], None]) -> Timer:
+        """Return a timer of this clock, not yet armed."""
+        return Timer(self, callback)
+
+    def _push(self, timer: Timer, due: int) -> int:
+        self._serials += 1
+        heapq.heappush(self._heap, (due, self._serials, timer))
+        return self._serials
+
+    def next_due(self) -> int | None:
+        """Return the earliest deadline in ns of machine time, None when there is none."""
+        heap = self._heap
+        while heap:
+            due, serial, timer = heap[0]
+            if timer.due == due and timer._serial == serial:
+                return due
+            heapq.heappop(heap)  # cancelled, or armed anew
+        return None
+
+    def run_due(self) -> asyncio.Future[None] | None:
+        """Fire every timer that is due.
+
+        Returns None when all were fired; otherwise the future that machine time has to wait for (an I/O whose deadline
+        in virtual time has come, but which the host has not finished). Await it and call again.
+        """
+        while (due := self.next_due()) is not None and due <= self.now():
+            timer = self._heap[0][2]
+            if timer.ready is not None and not timer.ready.done():
+                return timer.ready
+            heapq.heappop(self._heap)
+            timer.due = None
+            timer.callback()
+        return None
+
+
+class WallClock(Clock):
+    """Machine time that follows the host's monotonic clock, except while paused."""
+
+    virtual = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.origin = time.monotonic_ns()
+        """Host monotonic time (ns) at which machine time was zero."""
+        self._paused_at: int | None = None
+
+    def now(self) -> int:
+        if self._paused_at is not None:
+            return self._paused_at
+        return time.monotonic_ns() - self.origin
+
+    def pause(self) -> None:
+        """Let machine time stand still."""
+        if self._paused_at is None:
+            self._paused_at = self.now()
+
+    def resume(self) -> None:
+        """Let machine time go on from where it was paused."""
+        if self._paused_at is not None:
+            self.origin = time.monotonic_ns() - self._paused_at
+            self._paused_at = None
+
+
+class VirtualClock(Clock):
+    """Machine time computed from work done: ``executed()`` ns of execution so far, plus the time skipped while halted."""
+
+    virtual = True
+
+    def __init__(self, executed: Callable[[], int] = lambda: 0) -> None:
+        super().__init__()
+        self.executed = executed
+        self.skipped = 0
+
+    def now(self) -> int:
+        return self.executed() + self.skipped
+
+    def advance_to(self, due: int) -> None:
+        """Skip to ``due``; a halted machine does this instead of waiting. Going backwards is ignored."""
+        self.skipped = max(self.skipped, due - self.executed())
+
+
+def _nothing() -> None:
+    pass

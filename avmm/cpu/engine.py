@@ -1,0 +1,153 @@
+"""What a hypervisor needs from a processor, and nothing more.
+
+A processor runs guest code until something must be decided outside it, and calls back for port and memory-mapped
+accesses, for interrupt acknowledge and for the few instructions that a hypervisor intercepts. It knows no device.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Exit(enum.IntEnum):
+    """Why :meth:`Processor.run` returned."""
+
+    BUDGET = 0  # the budget or the deadline was reached
+    HALT = 1  # HLT, waiting for an interrupt
+    SHUTDOWN = 2  # triple fault
+    STOPPED = 3  # Processor.stop() was called
+    ERROR = 4  # the processor itself gave up: Processor.failure says why
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment register with its hidden part.
+
+    ``attributes`` as in the VMCB (AMD64 APM vol. 2, 15.5.1): descriptor bits 40-47, then 52-55, so that 0xA9B is 64-bit code.
+    """
+
+    selector: int
+    base: int = 0
+    limit: int = 0xFFFF
+    attributes: int = 0x93
+
+
+@dataclass(frozen=True, slots=True)
+class CpuState:
+    """The architectural state a processor starts from: the RESET# state (AMD64 APM vol. 2, table 14-1) where not given.
+
+    ``gprs`` names general registers that are not zero ("rsi": 0x10000).
+    """
+
+    cs: Segment = Segment(0xF000, 0xFFFF0000, 0xFFFF, 0x9B)
+    ds: Segment = Segment(0)
+    es: Segment = Segment(0)
+    ss: Segment = Segment(0)
+    fs: Segment = Segment(0)
+    gs: Segment = Segment(0)
+    gdtr: tuple[int, int] = (0, 0xFFFF)
+    idtr: tuple[int, int] = (0, 0xFFFF)
+    ldtr: Segment = Segment(0, 0, 0xFFFF, 0x82)
+    tr: Segment = Segment(0, 0, 0xFFFF, 0x8B)
+    cr0: int = 0x60000010
+    cr3: int = 0
+    cr4: int = 0
+    efer: int = 0
+    rip: int = 0xFFF0
+    rsp: int = 0
+    rflags: int = 2
+    gprs: dict[str, int] = field(default_factory=dict)
+
+
+class ProcessorError(Exception):
+    """The processor cannot go on, or cannot be made; one sentence says why."""
+
+
+@dataclass(slots=True)
+class Callbacks:
+    """What the processor asks of its hypervisor.
+
+    A callback may switch greenlets and return later; an exception stops the run and is raised from it.
+    """
+
+    port_in: Callable[[int, int], int | None]
+    """``(port, size) -> value``"""
+    port_out: Callable[[int, int, int], None]
+    """``(port, size, value)``"""
+    memory_read: Callable[[int, int], int | None]
+    """``(guest-physical address, size) -> value``, for addresses that are not RAM."""
+    memory_write: Callable[[int, int, int], None]
+    acknowledge: Callable[[], int | None]
+    """INTA: the vector to deliver now, or None if no interrupt is pending any more. Add 0x100 if another one waits behind it."""
+    window_done: Callable[[int], None]
+    """``(port)``: the data window on that port is used up."""
+    cpuid: Callable[[int, int, tuple[int, int, int, int]], tuple[int, int, int, int]]
+    """``(leaf, subleaf, native (eax, ebx, ecx, edx)) -> (eax, ebx, ecx, edx)``"""
+    rdmsr: Callable[[int], int | None]
+    """``(index) -> value``, None for #GP."""
+    wrmsr: Callable[[int, int], bool]
+    """``(index, value) -> accepted``, False for #GP."""
+
+
+class Processor(Protocol):
+    """One virtual CPU. All of it is called from one thread; nothing but :meth:`stop`, :meth:`kick` and :meth:`interrupt` while it runs."""
+
+    callbacks: Callbacks
+    failure: str
+    """Why the last run ended with ``Exit.ERROR``, one sentence."""
+
+    @property
+    def units(self) -> int:
+        """Code bytes executed since power-on: a deterministic measure of work (one unit is one ns of virtual time)."""
+
+    def run(self, budget: int, deadline: int | None = None) -> Exit:
+        """Run guest code.
+
+        With ``deadline`` None exactly until the first block boundary after ``budget`` units; otherwise until host
+        monotonic time ``deadline`` (ns), looked at every ``budget`` units.
+        """
+
+    def stop(self) -> None:
+        """End the current run at the next block boundary with ``Exit.STOPPED``."""
+
+    def kick(self) -> None:
+        """End the current run's slice at the next block boundary with ``Exit.BUDGET``: a deadline moved closer."""
+
+    def interrupt(self, pending: bool) -> None:
+        """Drive the INTR pin. While high, ``callbacks.acknowledge`` is called as soon as the guest can take an interrupt."""
+
+    def reset(self, state: CpuState) -> None:
+        """Start over from ``state`` at the next run. Never while running."""
+
+    def register(self, name: str) -> int:
+        """Return a register: rax ... r15, their eax/ax/al/ah forms, rip, rflags, cr0, cr2, cr3, cr4, efer, and cs ... gs (selectors)."""
+
+    def set_register(self, name: str, value: int) -> None:
+        """Set a register by any of those names. A segment selector loads as in real mode (base = selector * 16)."""
+
+    def segment(self, name: str) -> Segment:
+        """Return cs, ds, es, ss, fs, gs, ldtr or tr with the hidden part."""
+
+    def translate(self, linear: int) -> int | None:
+        """Return the guest-physical address that ``linear`` maps to now, None when not mapped."""
+
+    def map_ram(self, address: int, buffer: memoryview) -> None:
+        """Let ``buffer`` (page-aligned, writable, any multiple of 4096) answer guest-physical ``address``; replaces what was there."""
+
+    def unmap_ram(self, address: int, size: int) -> None:
+        """Send accesses to that range to the memory callbacks again."""
+
+    def invalidate(self, address: int, length: int) -> None:
+        """Forget translated code of that guest-physical range: it was written by someone other than the guest."""
+
+    def window(self, port: int, buffer: memoryview | None, *, out: bool = False, start: int = 0) -> None:
+        """Serve ``port`` from or into ``buffer`` with no callback per access, until it is used up; None closes it."""
+
+    def window_position(self, port: int) -> int:
+        """Return how many bytes of the window on ``port`` have been moved, counted from the buffer's start."""
+
+    def close(self) -> None:
+        """Give back all memory. Never while running."""

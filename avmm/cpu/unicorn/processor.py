@@ -1,0 +1,418 @@
+"""A virtual CPU on Unicorn: the guest runs in SVM guest mode from its first instruction on and never leaves it.
+
+One VMRUN from a stub in reserved pages loads the guest's state; from then on each VM exit arrives in the shim with the
+guest's state live (AMD64 APM vol. 2, chapter 15, for the VMCB and the intercepts). The reserved pages lie above every
+physical address that the guest can form.
+
+The invariant: the engine is entered only by :meth:`UnicornProcessor.run`, and every stop falls on a block boundary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+import time
+from typing import Any, cast
+
+import unicorn
+from unicorn import x86_const as x86
+
+from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, Segment
+from avmm.cpu.unicorn import layout
+from avmm.cpu.unicorn._shim import Vcpu
+
+CPU_MODEL_EPYC = 35  # the default model has no SVM
+PHYSICAL_BITS = 40  # what CPUID tells the guest; RAM and memory-mapped I/O lie below 1 << PHYSICAL_BITS
+RESERVED = 1 << 44  # our pages: stub, VMCB, host save area, MSR permission map
+VMCB, HOST_SAVE, MSR_MAP, RESERVED_SIZE = RESERVED + 0x1000, RESERVED + 0x2000, RESERVED + 0x3000, 0x6000
+STUB = bytes.fromhex("0f01da0f01d8f4")  # vmload; vmrun; hlt
+EFER, EFER_SVME, VM_HSAVE_PA = 0xC0000080, 0x1000, 0xC0010117
+EXIT_CPUID, EXIT_MSR = 0x72, 0x7C
+GP, UD = 13, 6
+
+INTERCEPTS = (1 << 0x04) | (1 << 0x12) | (1 << 0x1C) | (1 << 0x1F)  # VINTR, CPUID, MSR, SHUTDOWN: bits of exit code - 0x60
+INTERCEPTS_SVM = 0x7F  # VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT: no nested virtualization
+
+_GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *tuple(f"r{n}" for n in range(8, 16)))
+_SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
+
+
+def _names() -> dict[str, tuple[int, int, int]]:
+    """Register name -> (64-bit index in env, shift, mask) for everything that is a plain field of env."""
+    names = {name: (i, 0, 0xFFFF_FFFF_FFFF_FFFF) for i, name in enumerate(_GPRS)}
+    for i, name in enumerate(_GPRS[:8]):
+        names["e" + name[1:]] = (i, 0, 0xFFFF_FFFF)
+        names[name[1:]] = (i, 0, 0xFFFF)
+    for i, letter in enumerate("acdb"):
+        names[letter + "l"] = (i, 0, 0xFF)
+        names[letter + "h"] = (i, 8, 0xFF)
+    names["rip"] = (layout.ENV_RIP // 8, 0, 0xFFFF_FFFF_FFFF_FFFF)
+    for n in (0, 2, 3, 4):
+        names[f"cr{n}"] = (layout.ENV_CR // 8 + n, 0, 0xFFFF_FFFF_FFFF_FFFF)
+    return names
+
+
+_FIELDS = _names()
+
+
+class UnicornProcessor:
+    """A ``Processor`` (see avmm.cpu.engine) on Unicorn 2.1.4. Raises ProcessorError when this machine cannot run it."""
+
+    def __init__(self, callbacks: Callbacks, *, virtual_time: bool = False, code_cache: int = 16 << 20) -> None:
+        self._native = layout.native()
+        self.callbacks = callbacks
+        self.failure = ""
+        self._virtual_time = virtual_time
+        self._tsc_base = 0
+        self._code_cache = code_cache
+        self._ram: dict[int, tuple[memoryview, Any]] = {}
+        self._io: dict[int, int] = {}
+        self._windows: dict[int, tuple[memoryview, bool]] = {}
+        self._past: dict[str, int] = {}
+        self._cpuid_cache: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self._engine: unicorn.Uc | None = None
+        self._vcpu: Vcpu | None = None
+        self._entered = False
+        self._units = 0
+        self.reset(CpuState())
+
+    # -- running
+
+    @property
+    def units(self) -> int:
+        """Code bytes executed since power-on."""
+        return self._vcpu.units if self._vcpu is not None else self._units
+
+    def run(self, budget: int, deadline: int | None = None) -> Exit:
+        """Run guest code; see ``Processor.run``."""
+        vcpu = self._vcpu
+        if vcpu is None:
+            raise ProcessorError("this processor is closed")
+        if not self._entered:
+            self._enter(vcpu)
+        why = vcpu.run(budget, deadline)
+        if why == Exit.ERROR:
+            self.failure = f"the processor gave up at rip {self.register('rip'):#x}: {_reason(vcpu.error)}"
+        return _EXITS[why]
+
+    def stop(self) -> None:
+        """End the current run with ``Exit.STOPPED``."""
+        if self._vcpu is not None:
+            self._vcpu.stop()
+
+    def kick(self) -> None:
+        """End the current slice with ``Exit.BUDGET``."""
+        if self._vcpu is not None:
+            self._vcpu.kick()
+
+    def interrupt(self, pending: bool) -> None:
+        """Drive the INTR pin."""
+        if self._vcpu is not None:
+            self._vcpu.interrupt(pending)
+
+    def set_time_base(self, base: int) -> None:
+        """Let the time stamp counter read units (virtual time) or host monotonic ns (real time) plus ``base``."""
+        self._tsc_base = base
+        if self._vcpu is not None:
+            self._vcpu.tsc_base = base
+
+    # -- making and ending
+
+    def reset(self, state: CpuState) -> None:
+        """Start over from ``state``: a new engine over the same memory; counts go on."""
+        ram, windows = list(self._ram.items()), self._windows
+        units = self.units
+        self._shut()
+        self._units = units
+        engine = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        engine.ctl_set_cpu_model(CPU_MODEL_EPYC)
+        engine.ctl_set_tcg_buffer_size(self._code_cache)
+        engine.ctl_exits_enabled(True)
+        self._reserved = mmap.mmap(-1, RESERVED_SIZE)
+        engine.mem_map_ptr(RESERVED, RESERVED_SIZE, unicorn.UC_PROT_ALL, _address(memoryview(self._reserved))[1])
+        self._engine = engine
+        self.inside = inside = layout.Inside(engine)
+        flag = ctypes.c_uint8.from_address(inside.uc + layout.UC_NO_EXIT_REQUEST)
+        if flag.value or inside.d[172 // 4] != 1:
+            raise ProcessorError("unicorn's engine is not in the state avmm expects")
+        flag.value = 1  # before anything is translated: stops must fall on block boundaries
+        cb = self.callbacks
+        tlb = inside.env + self._native.tlb if self._native.tlb is not None else 0
+        vcpu = Vcpu(inside.uc, inside.cpu, inside.env, tlb, units, (
+            cb.port_in, cb.port_out, cb.memory_read, cb.memory_write, cb.acknowledge, cb.window_done, self._vm_exit))  # fmt: skip
+        vcpu.tsc_base = self._tsc_base
+        vcpu.virtual_time = self._virtual_time
+        self._vcpu = vcpu
+        self._ram, self._io, self._windows = {}, {}, {}
+        for address, (buffer, _) in ram:
+            self._add_ram(address, buffer)
+        for port, (window, out) in windows.items():
+            self.window(port, window, out=out)
+        self._prepare(engine, state)
+        self._cpuid_cache.clear()
+        self._entered = False
+
+    def close(self) -> None:
+        """Give back all memory; the processor cannot be used again."""
+        self._shut()
+        self._ram = {}
+        self._windows = {}
+
+    def _shut(self) -> None:
+        if self._vcpu is not None and self._engine is not None:
+            for name in _COUNTERS:
+                self._past[name] = self._past.get(name, 0) + getattr(self._vcpu, name)
+            self._units = self._vcpu.units
+            self._vcpu.detach()
+            self._vcpu = None
+            self.inside = self.inside.copy()  # the last registers stay readable when the engine is gone
+            self._engine = None
+
+    def _prepare(self, engine: unicorn.Uc, state: CpuState) -> None:
+        """Fill in the VMCB, the MSR permission map and the stub."""
+        page = self._reserved
+        page[0 : len(STUB)] = STUB
+        page[0x3000:0x4800] = b"\xff" * 0x1800  # every MSR access exits ...
+        byte, bits = _msr_permission(EFER)
+        page[0x3000 + byte] &= ~bits & 0xFF  # ... but EFER, which is the processor's own
+
+        def vmcb(offset: int, form: str, *values: int) -> None:
+            struct.pack_into(form, page, 0x1000 + offset, *values)
+
+        vmcb(0x0C, "<I", INTERCEPTS)
+        vmcb(0x10, "<I", INTERCEPTS_SVM)
+        vmcb(0x48, "<Q", MSR_MAP)
+        vmcb(0x58, "<I", 1)  # ASID
+        for offset, segment in ((0x400, state.es), (0x410, state.cs), (0x420, state.ss), (0x430, state.ds), (0x440, state.fs),
+                                (0x450, state.gs), (0x470, state.ldtr), (0x490, state.tr)):  # fmt: skip
+            vmcb(offset, "<HHIQ", segment.selector, segment.attributes, segment.limit, segment.base)
+        for offset, (base, limit) in ((0x460, state.gdtr), (0x480, state.idtr)):
+            vmcb(offset, "<HHIQ", 0, 0, limit, base)
+        for offset, value in ((0x4D0, state.efer | EFER_SVME), (0x548, state.cr4), (0x550, state.cr3), (0x558, state.cr0), (0x560, 0x400),
+                              (0x568, 0xFFFF0FF0), (0x570, state.rflags), (0x578, state.rip), (0x5D8, state.rsp),
+                              (0x5F8, state.gprs.get("rax", 0)), (0x668, 0x0007040600070406)):  # fmt: skip
+            vmcb(offset, "<Q", value)
+        engine.msr_write(EFER, EFER_SVME)  # the host EFER must be exactly this
+        engine.msr_write(VM_HSAVE_PA, HOST_SAVE)
+        inside = self.inside
+        for name, value in state.gprs.items():
+            inside.q[_FIELDS[name][0]] = value
+        inside.q[0] = VMCB
+        inside.q[layout.ENV_RIP // 8] = RESERVED
+
+    def _enter(self, vcpu: Vcpu) -> None:
+        """Fill what is not RAM with memory-mapped I/O, then execute the stub: stops exactly at the first guest instruction."""
+        self._cover()
+        self._entered = True
+        units = vcpu.units
+        vcpu.run(1, None)
+        self._units = units
+
+    # -- memory
+
+    def map_ram(self, address: int, buffer: memoryview) -> None:
+        """Let ``buffer`` answer guest-physical ``address``; replaces what was there."""
+        self._remove(address, len(buffer))
+        self._add_ram(address, buffer)
+
+    def unmap_ram(self, address: int, size: int) -> None:
+        """Send accesses to that range to the memory callbacks again."""
+        self._remove(address, size)
+        if self._entered:
+            self._cover()
+
+    def _add_ram(self, address: int, buffer: memoryview) -> None:
+        pin, host = _address(buffer)
+        if self._vcpu is None or not self._vcpu.map_ram(address, len(buffer), host):
+            raise ProcessorError(f"cannot map {len(buffer)} bytes of RAM at {address:#x}")
+        self._ram[address] = (buffer, pin)
+
+    def _remove(self, address: int, size: int) -> None:
+        """Unmap whatever lies in a range; parts that stick out stay as they were."""
+        vcpu = self._vcpu
+        assert vcpu is not None
+        end = address + size
+        for base, (buffer, _) in list(self._ram.items()):
+            if base < end and address < base + len(buffer):
+                vcpu.unmap(base, len(buffer))
+                del self._ram[base]
+                if base < address:
+                    self._add_ram(base, buffer[: address - base])
+                if base + len(buffer) > end:
+                    self._add_ram(end, buffer[end - base :])
+        for base, length in list(self._io.items()):
+            if base < end and address < base + length:
+                vcpu.unmap(base, length)
+                del self._io[base]
+                if base < address:
+                    self._add_io(base, address - base)
+                if base + length > end:
+                    self._add_io(end, base + length - end)
+
+    def _add_io(self, base: int, size: int) -> None:
+        if self._vcpu is None or not self._vcpu.map_io(base, size):
+            raise ProcessorError(f"cannot map {size} bytes of memory-mapped I/O at {base:#x}")
+        self._io[base] = size
+
+    def _cover(self) -> None:
+        """Answer each address that is not RAM through the memory callbacks."""
+        taken = sorted([(base, len(buffer)) for base, (buffer, _) in self._ram.items()] + list(self._io.items()))
+        at = 0
+        for base, size in [*taken, (1 << PHYSICAL_BITS, 0)]:
+            if base > at:
+                self._add_io(at, base - at)
+            at = base + size
+
+    def invalidate(self, address: int, length: int) -> None:
+        """Forget translated code of that guest-physical range."""
+        if self._vcpu is not None:
+            self._vcpu.invalidate(address, length)
+
+    def translate(self, linear: int) -> int | None:
+        """Return the guest-physical address of ``linear``, None when not mapped."""
+        return self._vcpu.translate(linear) if self._vcpu is not None else None
+
+    # -- port windows
+
+    def window(self, port: int, buffer: memoryview | None, *, out: bool = False, start: int = 0) -> None:
+        """Serve ``port`` from or into ``buffer`` until it is used up; None closes it."""
+        if self._vcpu is not None:
+            self._vcpu.window(port, buffer, start, out)
+
+    def window_position(self, port: int) -> int:
+        """Return how many bytes of the window on ``port`` have been moved."""
+        return self._vcpu.window_position(port) if self._vcpu is not None else 0
+
+    # -- registers
+
+    def register(self, name: str) -> int:
+        """Return a register by name; see ``Processor.register``."""
+        field = _FIELDS.get(name)
+        if field is not None:
+            index, shift, mask = field
+            return self.inside.q[index] >> shift & mask
+        if name in _SEGMENTS:
+            return self.segment(name).selector
+        if name == "rflags":
+            return cast(int, self._uc().reg_read(x86.UC_X86_REG_RFLAGS)) | 2
+        if name == "efer":
+            return cast(int, self._uc().msr_read(EFER)) & ~EFER_SVME
+        raise KeyError(name)
+
+    def set_register(self, name: str, value: int) -> None:
+        """Set a register by name; a segment selector loads as in real mode."""
+        field = _FIELDS.get(name)
+        if field is not None:
+            index, shift, mask = field
+            if mask == 0xFFFF_FFFF:
+                self.inside.q[index] = value & mask  # a 32-bit write clears the upper half
+            else:
+                old = self.inside.q[index]
+                self.inside.q[index] = old & ~(mask << shift) | (value & mask) << shift
+        elif name in _SEGMENTS[:6]:
+            at = layout.ENV_SEGMENTS + 24 * _SEGMENTS.index(name)
+            self.inside.d[at // 4] = value & 0xFFFF
+            self.inside.q[at // 8 + 1] = (value & 0xFFFF) << 4
+        elif name == "rflags":
+            self._uc().reg_write(x86.UC_X86_REG_RFLAGS, value)
+        else:
+            raise KeyError(name)
+
+    def segment(self, name: str) -> Segment:
+        """Return a segment register with its hidden part."""
+        at = layout.ENV_SEGMENTS + 24 * _SEGMENTS.index(name)
+        selector, _, base, limit, flags = struct.unpack_from("<IIQII", self.inside.bytes, at)
+        return Segment(selector & 0xFFFF, base, limit, flags >> 8 & 0xFF | flags >> 12 & 0xF00)
+
+    def _uc(self) -> unicorn.Uc:
+        if self._engine is None:
+            raise ProcessorError("this processor is closed")
+        return self._engine
+
+    # -- what the guest executes that a hypervisor answers
+
+    def _vm_exit(self, code: int, info: int) -> int:
+        """Answer CPUID, RDMSR and WRMSR. Returns 0, or the vector of the exception to raise."""
+        q = self.inside.q
+        if code == EXIT_CPUID:
+            leaf, subleaf = q[0] & 0xFFFFFFFF, q[1] & 0xFFFFFFFF
+            a, b, c, d = self.callbacks.cpuid(leaf, subleaf, self._native.cpuid(self.inside.env, leaf, subleaf))
+            q[0], q[3], q[1], q[2] = a, b, c, d
+            return 0
+        index = q[1] & 0xFFFFFFFF
+        if info & 1:
+            return 0 if self._write_msr(index, (q[2] & 0xFFFFFFFF) << 32 | q[0] & 0xFFFFFFFF) else GP
+        value = self._read_msr(index)
+        if value is None:
+            return GP
+        q[0], q[2] = value & 0xFFFFFFFF, value >> 32
+        return 0
+
+    def _read_msr(self, index: int) -> int | None:
+        field = _MSRS.get(index)
+        if field is not None:
+            kind, at = field
+            return self.inside.q[at] if kind == "q" else self.inside.d[at]
+        if index == 0x10:
+            return (self.units if self._virtual_time else time.monotonic_ns()) + self._tsc_base
+        return self.callbacks.rdmsr(index)
+
+    def _write_msr(self, index: int, value: int) -> bool:
+        field = _MSRS.get(index)
+        if field is None:
+            return self.callbacks.wrmsr(index, value)
+        kind, at = field
+        if kind == "q":
+            if index in _CANONICAL and (value >> 47) not in (0, 0x1FFFF):
+                return False
+            self.inside.q[at] = value
+        else:
+            self.inside.d[at] = value & 0xFFFFFFFF
+        return True
+
+    # -- what happened
+
+    def trail(self) -> list[tuple[int, int, int, int, int, int]]:
+        """Return the last exits, oldest first: (kind, address, size, value, rip, units); kinds as in :data:`TRAIL_KINDS`."""
+        return self._vcpu.trail() if self._vcpu is not None else []
+
+    def counters(self) -> dict[str, int]:
+        """Return what was counted since power-on: blocks, exceptions, accesses through ports, windows and memory, interrupts."""
+        vcpu = self._vcpu
+        return {name.removeprefix("n_"): self._past.get(name, 0) + (getattr(vcpu, name) if vcpu else 0) for name in _COUNTERS}
+
+
+TRAIL_KINDS = ("in", "out", "load", "store", "exit", "interrupt")
+_EXITS = tuple(Exit)
+_COUNTERS = ("blocks", "n_exceptions", "n_syscalls", "n_in", "n_out", "n_window", "n_interrupts", "n_exits", "n_loads", "n_stores",
+             "run_ns", "run_cycles", "handler_cycles")
+_MSRS = {  # MSRs that are fields of the processor's own state
+    0x174: ("d", layout.ENV_SYSENTER // 4),
+    0x175: ("q", layout.ENV_SYSENTER // 8 + 1),
+    0x176: ("q", layout.ENV_SYSENTER // 8 + 2),
+    0xC0000081: ("q", layout.ENV_STAR // 8),
+    0xC0000082: ("q", layout.ENV_STAR // 8 + 2),
+    0xC0000083: ("q", layout.ENV_STAR // 8 + 3),
+    0xC0000084: ("q", layout.ENV_STAR // 8 + 4),
+    0xC0000100: ("q", (layout.ENV_SEGMENTS + 24 * 4) // 8 + 1),  # FS base
+    0xC0000101: ("q", (layout.ENV_SEGMENTS + 24 * 5) // 8 + 1),  # GS base
+    0xC0000102: ("q", layout.ENV_STAR // 8 + 5),  # kernel GS base
+    0xC0000103: ("d", layout.ENV_TSC_AUX // 4),
+}
+_CANONICAL = frozenset({0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102})
+
+
+def _msr_permission(index: int) -> tuple[int, int]:
+    """Byte and bits of an MSR in the permission map (AMD64 APM vol. 2, 15.11)."""
+    base = index if index < 0x2000 else 8192 + index - 0xC0000000 if index < 0xC0002000 else 16384 + index - 0xC0010000
+    return base // 4, 3 << (base % 4 * 2)
+
+
+def _address(buffer: memoryview) -> tuple[Any, int]:
+    pin = ctypes.c_char.from_buffer(buffer)
+    return pin, ctypes.addressof(pin)
+
+
+def _reason(error: int) -> str:
+    return str(unicorn.UcError(error))

@@ -1,0 +1,223 @@
+/* Fast stores: clear TLB_NOTDIRTY as soon as a page holds no translated code.
+ *
+ * Stock Unicorn sends each store to a page that is executable in the guest's page tables down a slow path for ever. The
+ * library calls its own exported functions through PLT slots; seven of them are redirected here, matched by symbol name,
+ * all or nothing, and no code byte is patched. A page's TLB entries are clean while it holds no translated block, and
+ * dirty again from its first block on, for every virtual alias. Without the slots stores are only slow.
+ *
+ * Register an engine before its first guest instruction, unregister it before uc_close. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <stdint.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { PAGE_BITS = 12, MMU_MODES = 3, RAMS = 32, SWEEP_BACKOFF = 1000 };
+#define PAGE_MASK 0xfffull
+#define NOTDIRTY 0x400ull
+
+typedef struct { uint64_t read, write, code, paddr; uintptr_t addend; uint64_t pad[3]; } TlbEntry; /* CPUTLBEntry, 64 bytes */
+typedef struct { uintptr_t mask; TlbEntry *table; } TlbFast;                                       /* CPUTLBDescFast */
+typedef struct { uint8_t *host, *has_code; uint64_t size; } Ram;                                    /* one has_code byte a page */
+typedef struct {
+    uint8_t *uc, *cpu;
+    TlbFast *tlb;
+    Ram rams[RAMS];
+    int ram_count;
+    unsigned backoff;
+} Store;
+
+static Store **stores;
+static int store_count, store_room;
+static unsigned generation = 1;
+static __thread struct { Store *store; unsigned generation; } last;
+
+static void (*stock_set_page)(void *, uint64_t, uint64_t, uint32_t, int, int, uint64_t);
+static void (*stock_protect)(void *, uint64_t), (*stock_unprotect)(void *, uint64_t), (*stock_flush)(void *);
+static void (*stock_page_fast)(void *, void *, uint64_t, int, uintptr_t), (*stock_set_dirty)(void *, uint64_t);
+static void (*stock_reset_by_vaddr)(void *, uint64_t, uint64_t), (*reset_dirty)(void *, uint64_t, uint64_t);
+static void *(*map_ram_ptr)(void *, void *, uint64_t);
+
+static Store *find(const void *uc_or_cpu) {
+    Store *s = last.generation == generation ? last.store : NULL;
+    if (s && (s->uc == uc_or_cpu || s->cpu == uc_or_cpu)) return s;
+    for (int i = 0; i < store_count; i++)
+        if (stores[i]->uc == uc_or_cpu || stores[i]->cpu == uc_or_cpu) {
+            last.store = stores[i];
+            last.generation = generation;
+            return stores[i];
+        }
+    return NULL;
+}
+/* The has_code byte of a host page; NULL for memory we do not know, which stays slow. */
+static inline uint8_t *has_code(Store *s, uintptr_t host) {
+    for (int i = 0; i < s->ram_count; i++) {
+        uint64_t offset = host - (uintptr_t)s->rams[i].host;
+        if (offset < s->rams[i].size) return s->rams[i].has_code + (offset >> PAGE_BITS);
+    }
+    return NULL;
+}
+static inline TlbEntry *entry(Store *s, int mode, uint64_t virtual_page) {
+    TlbFast *f = s->tlb + mode;
+    return f->table + ((virtual_page >> PAGE_BITS) & (f->mask >> 6));
+}
+static inline bool clean(Store *s, TlbEntry *e, uint64_t virtual_page) {
+    uint8_t *code = has_code(s, virtual_page + e->addend);
+    if (!code || *code) return false;
+    e->write = virtual_page;
+    return true;
+}
+
+/* a new TLB entry: drop NOTDIRTY at once if its page holds no block */
+static void set_page(void *cpu, uint64_t virtual, uint64_t physical, uint32_t attributes, int prot, int mode, uint64_t size) {
+    stock_set_page(cpu, virtual, physical, attributes, prot, mode, size);
+    Store *s = find(cpu);
+    if (!s || mode >= MMU_MODES) return;
+    virtual &= ~PAGE_MASK;
+    TlbEntry *e = entry(s, mode, virtual);
+    if (e->write == (virtual | NOTDIRTY)) clean(s, e, virtual);
+}
+/* a page's first block: set NOTDIRTY on each entry of that host page */
+static void protect(void *uc, uint64_t ram_address) {
+    stock_protect(uc, ram_address);
+    Store *s = find(uc);
+    if (!s) return;
+    uintptr_t host = (uintptr_t)map_ram_ptr(uc, NULL, ram_address) & ~PAGE_MASK;
+    uint8_t *code = has_code(s, host);
+    if (!code) return;
+    *code = 1;
+    reset_dirty(s->cpu, host, 1 << PAGE_BITS);
+}
+/* a page's last block went */
+static void unprotect(void *uc, uint64_t ram_address) {
+    stock_unprotect(uc, ram_address);
+    Store *s = find(uc);
+    uint8_t *code = s ? has_code(s, (uintptr_t)map_ram_ptr(uc, NULL, ram_address) & ~PAGE_MASK) : NULL;
+    if (code) *code = 0, s->backoff = 0;
+}
+/* no blocks at all */
+static void flush(void *cpu) {
+    stock_flush(cpu);
+    Store *s = find(cpu);
+    if (!s) return;
+    for (int i = 0; i < s->ram_count; i++) memset(s->rams[i].has_code, 0, s->rams[i].size >> PAGE_BITS);
+    s->backoff = 0;
+}
+/* a slow store hit a page without blocks (entry older than the unprotect): sweep the TLB, unless sweeping was in vain lately */
+static void page_fast(void *uc, void *pages, uint64_t ram_address, int length, uintptr_t retaddr) {
+    stock_page_fast(uc, pages, ram_address, length, retaddr); /* may longjmp: then the page held code */
+    Store *s = find(uc);
+    if (!s) return;
+    if (s->backoff) {
+        s->backoff--;
+        return;
+    }
+    uint8_t *code = has_code(s, (uintptr_t)map_ram_ptr(uc, NULL, ram_address));
+    if (!code || *code) return;
+    unsigned swept = 0;
+    for (int mode = 0; mode < MMU_MODES; mode++)
+        for (uint64_t k = 0; k <= s->tlb[mode].mask >> 6; k++) {
+            TlbEntry *e = s->tlb[mode].table + k;
+            if ((e->write & PAGE_MASK) == NOTDIRTY) swept += clean(s, e, e->write & ~PAGE_MASK);
+        }
+    if (!swept) s->backoff = SWEEP_BACKOFF;
+}
+/* stock notdirty_write calls this for pages that are NX in the guest's tables even while blocks of another alias live there */
+static void set_dirty(void *cpu, uint64_t virtual) {
+    Store *s = find(cpu);
+    if (!s) {
+        stock_set_dirty(cpu, virtual);
+        return;
+    }
+    virtual &= ~PAGE_MASK;
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        TlbEntry *e = entry(s, mode, virtual);
+        if (e->write == (virtual | NOTDIRTY)) clean(s, e, virtual);
+    }
+}
+static void reset_by_vaddr(void *cpu, uint64_t virtual, uint64_t length) { stock_reset_by_vaddr(cpu, virtual, length); }
+
+/* Returns 0, or a negative number if something the trick needs is not there; then nothing was changed. */
+int faststore_install(void *library) {
+    struct link_map *map;
+    if (dlinfo(library, RTLD_DI_LINKMAP, &map)) return -1;
+    struct { const char *name; void *ours; void **stock; void **slot; } t[] = {
+        {"tlb_set_page_with_attrs_x86_64", set_page, (void **)&stock_set_page, NULL},
+        {"tlb_protect_code_x86_64", protect, (void **)&stock_protect, NULL},
+        {"tlb_unprotect_code_x86_64", unprotect, (void **)&stock_unprotect, NULL},
+        {"tb_flush_x86_64", flush, (void **)&stock_flush, NULL},
+        {"tb_invalidate_phys_page_fast_x86_64", page_fast, (void **)&stock_page_fast, NULL},
+        {"tlb_reset_dirty_by_vaddr_x86_64", reset_by_vaddr, (void **)&stock_reset_by_vaddr, NULL},
+        {"tlb_set_dirty_x86_64", set_dirty, (void **)&stock_set_dirty, NULL},
+    };
+    enum { N = sizeof t / sizeof *t };
+    ElfW(Rela) *relocations = NULL;
+    ElfW(Sym) *symbols = NULL;
+    const char *names = NULL;
+    size_t bytes = 0;
+    for (ElfW(Dyn) *d = map->l_ld; d->d_tag; d++) {
+        if (d->d_tag == DT_JMPREL) relocations = (void *)d->d_un.d_ptr;
+        if (d->d_tag == DT_PLTRELSZ) bytes = d->d_un.d_val;
+        if (d->d_tag == DT_SYMTAB) symbols = (void *)d->d_un.d_ptr;
+        if (d->d_tag == DT_STRTAB) names = (void *)d->d_un.d_ptr;
+    }
+    if (!relocations || !symbols || !names) return -2;
+    for (size_t i = 0; i < bytes / sizeof *relocations; i++) {
+        const char *name = names + symbols[ELF64_R_SYM(relocations[i].r_info)].st_name;
+        for (int k = 0; k < N; k++)
+            if (!strcmp(name, t[k].name)) t[k].slot = (void **)(map->l_addr + relocations[i].r_offset);
+    }
+    reset_dirty = dlsym(library, "tlb_reset_dirty_x86_64");
+    map_ram_ptr = dlsym(library, "qemu_map_ram_ptr_x86_64");
+    if (!reset_dirty || !map_ram_ptr) return -3;
+    for (int k = 0; k < N; k++)
+        if (!t[k].slot || !(*t[k].stock = dlsym(library, t[k].name))) return -10 - k;
+    for (int k = 0; k < N; k++) {
+        if (mprotect((void *)((uintptr_t)t[k].slot & ~PAGE_MASK), 1 << PAGE_BITS, PROT_READ | PROT_WRITE)) return -4;
+        *t[k].slot = t[k].ours;
+    }
+    return 0;
+}
+
+void faststore_unregister(void *store) {
+    Store *s = store;
+    for (int i = 0; i < store_count; i++)
+        if (stores[i] == s) stores[i] = stores[--store_count];
+    generation++;
+    for (int i = 0; i < s->ram_count; i++) free(s->rams[i].has_code);
+    free(s);
+}
+void *faststore_register(void *uc, void *cpu, void *tlb) {
+    if (store_count == store_room) {
+        int room = store_room ? 2 * store_room : 64;
+        Store **more = realloc(stores, (size_t)room * sizeof *more);
+        if (!more) return NULL;
+        stores = more;
+        store_room = room;
+    }
+    Store *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    s->uc = uc, s->cpu = cpu, s->tlb = tlb;
+    stock_flush(cpu);
+    stores[store_count++] = s;
+    generation++;
+    return s;
+}
+void faststore_add_ram(void *store, uint8_t *host, uint64_t size) {
+    Store *s = store;
+    uint8_t *code = s->ram_count < RAMS ? calloc(1, size >> PAGE_BITS) : NULL;
+    if (code) s->rams[s->ram_count++] = (Ram){host, code, size};
+}
+void faststore_remove_ram(void *store, uint8_t *host) {
+    Store *s = store;
+    for (int i = 0; i < s->ram_count; i++)
+        if (s->rams[i].host == host) {
+            free(s->rams[i].has_code);
+            s->rams[i] = s->rams[--s->ram_count];
+            return;
+        }
+}

@@ -1,0 +1,135 @@
+/* The virtual CPU's native half: what the C files of the shim share.
+ *
+ * Everything that Unicorn longjmps over, or that runs for each block or each word, is C. Python is called for port and
+ * memory-mapped accesses without a window, for intercepted instructions and for interrupt acknowledge. Offsets into
+ * Unicorn's structures and addresses of its functions are found and verified by layout.py. */
+#ifndef AVMM_VCPU_H
+#define AVMM_VCPU_H
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Functions of libunicorn, by the names it exports. */
+typedef struct {
+    int (*emu_start)(void *uc, uint64_t begin, uint64_t until, uint64_t timeout, size_t count);
+    int (*emu_stop)(void *uc);
+    int (*reg_read)(void *uc, int reg, void *value);
+    int (*hook_add)(void *uc, size_t *handle, int type, void *callback, void *data, uint64_t begin, uint64_t end, ...);
+    int (*mmio_map)(void *uc, uint64_t address, size_t size, void *read, void *read_data, void *write, void *write_data);
+    int (*mem_map_ptr)(void *uc, uint64_t address, size_t size, uint32_t perms, void *host);
+    int (*mem_unmap)(void *uc, uint64_t address, size_t size);
+    int (*vmem_translate)(void *uc, uint64_t address, int prot, uint64_t *physical);
+    int (*vmem_read)(void *uc, uint64_t address, int prot, void *bytes, size_t size);
+    void (*do_interrupt)(void *cpu);
+    void (*do_interrupt_hardirq)(void *env, int vector, int is_hw);
+    void (*raise_exception_err_ra)(void *env, int vector, int error_code, uintptr_t retaddr);
+    void (*check_io[3])(void *env, uint32_t port); /* by size: 1, 2, 4 bytes */
+    void (*cpu_interrupt_handler)(void *cpu, int mask);
+    uint64_t (*ram_addr_from_host)(void *uc, void *host);
+    void (*tb_invalidate_phys_range)(void *uc, uint64_t begin, uint64_t end);
+} Api;
+
+/* Byte offsets, from the CPU state for the first group, from its env (CPUX86State) for the second. */
+typedef struct {
+    unsigned long interrupt_request, icount_high, halted;
+    unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star;
+} Layout;
+
+extern Api api;
+extern Layout layout;
+
+/* The head of CPUX86State; its order is verified by layout.py. */
+enum { RAX = 0, RCX = 8, RDX = 16, RSP = 32, RSI = 48, RDI = 56, R11 = 88, RIP = 128, EFLAGS = 136, DF = 172, HFLAGS = 176,
+       ES = 184, CS = 208, SS = 232, DS = 256, FS = 280, GS = 304, CR0 = 424, SEGMENT_BASE = 8, SEGMENT_LIMIT = 16, SEGMENT_FLAGS = 20 };
+enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_CS64 = 1 << 15, HF_LMA = 1 << 14 };
+
+enum { EXIT_BUDGET, EXIT_HALT, EXIT_SHUTDOWN, EXIT_STOPPED, EXIT_ERROR };
+enum { WINDOWS = 16, SLOTS = 32, TRAIL = 64 };
+
+typedef struct { /* a port served from or into a buffer */
+    Py_buffer view;
+    Py_ssize_t position;
+    int port;
+    bool open, out;
+} Window;
+
+typedef struct { /* guest-physical memory that is RAM */
+    uint64_t base, size;
+    uint8_t *host;
+} Slot;
+
+typedef struct { /* one step of the trail of exits that a failure report shows */
+    uint64_t rip, value, units;
+    uint32_t address;
+    uint8_t kind, size;
+} Step;
+enum { STEP_IN, STEP_OUT, STEP_LOAD, STEP_STORE, STEP_EXIT, STEP_IRQ };
+
+typedef struct Vcpu {
+    PyObject_HEAD
+    void *uc;
+    uint8_t *cpu, *env;
+    void *faststore;
+
+    int64_t left, end;      /* units = end - left; one unit is one code byte */
+    int64_t quantum, deadline;
+    uint64_t blocks;
+    int why, running, error;
+    bool exact;             /* stop at the budget, not at a deadline */
+    int64_t tsc_base;       /* added to the time stamp, ns */
+    bool virtual_time;      /* time stamp from units, else from the host */
+
+    uint8_t window_of[65536];
+    Window windows[WINDOWS];
+    Slot slots[SLOTS];
+    struct Region *regions; /* memory-mapped I/O */
+    int slot_count;
+
+    uint64_t n_exceptions, n_syscalls, n_in, n_out, n_window, n_interrupts, n_exits, n_loads, n_stores, vectors[256];
+    uint64_t run_cycles, run_ns, handler_cycles; /* time stamps of the host: where the time goes */
+    Step trail[TRAIL];
+    uint64_t steps;
+
+    PyObject *port_in, *port_out, *memory_read, *memory_write, *acknowledge, *window_done, *vmexit;
+    PyObject *error_type, *error_value, *error_trace;
+} Vcpu;
+
+#define ENV64(v, offset) (*(uint64_t *)((v)->env + (offset)))
+#define ENV32(v, offset) (*(uint32_t *)((v)->env + (offset)))
+#define ENV16(v, offset) (*(uint16_t *)((v)->env + (offset)))
+#define CPU32(v, offset) (*(volatile int32_t *)((v)->cpu + (offset)))
+
+/* shim.c */
+int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b, uint64_t c, int64_t otherwise);
+int64_t monotonic_ns(void);
+static inline int64_t vcpu_units(Vcpu *v) { return v->end - v->left; }
+static inline void vcpu_step(Vcpu *v, int kind, uint32_t address, int size, uint64_t value) {
+    v->trail[v->steps++ % TRAIL] = (Step){ENV64(v, RIP), value, (uint64_t)vcpu_units(v), address, (uint8_t)kind, (uint8_t)size};
+}
+/* deliver.c: exceptions, interrupts, VM exits, SYSCALL/SYSENTER, time stamp, blocks */
+bool deliver_hooks(Vcpu *v, const int *instructions);
+/* ports.c: IN, OUT, INS, OUTS and their windows */
+bool port_hooks(Vcpu *v, const int *instructions);
+int window_open(Vcpu *v, int port, PyObject *buffer, Py_ssize_t start, bool out);
+/* memory.c: RAM slots and memory-mapped accesses */
+bool memory_map_ram(Vcpu *v, uint64_t base, uint64_t size, uint8_t *host);
+bool memory_map_io(Vcpu *v, uint64_t base, uint64_t size);
+bool memory_unmap(Vcpu *v, uint64_t base, uint64_t size);
+uint8_t *memory_host(Vcpu *v, uint64_t physical, uint64_t length);
+void memory_free_regions(Vcpu *v);
+void memory_invalidate(Vcpu *v, uint8_t *host, uint64_t length);
+/* faststore.c */
+int faststore_install(void *library);
+void *faststore_register(void *uc, void *cpu, void *tlb);
+void faststore_add_ram(void *store, uint8_t *host, uint64_t size);
+void faststore_remove_ram(void *store, uint8_t *host);
+void faststore_unregister(void *store);
+
+enum { INSN_IN, INSN_OUT, INSN_SYSCALL, INSN_SYSENTER, INSN_RDTSC, INSN_RDTSCP, INSN_COUNT };
+enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_INSN_INVALID = 1 << 14 };
+static inline bool hook(Vcpu *v, int type, void *callback, int instruction) {
+    size_t handle;
+    return !api.hook_add(v->uc, &handle, type, callback, v, (uint64_t)1, (uint64_t)0, instruction);
+}
+#endif

@@ -1,0 +1,50 @@
+"""A guest's physical memory as devices, loaders and people see it.
+
+Every access is bounded by the RAM there is: what lies beyond reads as all-ones and swallows writes, as on a bus where
+nobody answers. A write tells the processor, which may hold translated code of that page (:attr:`GuestMemory.on_write`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+PAGE = 4096
+
+
+class GuestMemory:
+    """Bounded view of guest RAM, addressed by guest-physical address."""
+
+    __slots__ = ("on_write", "size", "view")
+
+    def __init__(self, view: memoryview, on_write: Callable[[int, int], None] | None = None) -> None:
+        self.view = view
+        """The RAM itself, as bytes. Writing through it skips bounds as well as the processor: devices use :meth:`write`."""
+        self.size = len(view)
+        self.on_write = on_write
+        """``on_write(address, length)`` after each write: DMA into pages with translated code must invalidate it."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return ``length`` bytes at guest-physical ``address``; bytes outside RAM are 0xFF."""
+        if 0 <= address and address + length <= self.size:
+            return bytes(self.view[address : address + length])
+        inside = bytes(self.view[address : self.size]) if 0 <= address < self.size else b""
+        return inside[:length].ljust(length, b"\xff")
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Store ``data`` at guest-physical ``address``; bytes outside RAM are dropped."""
+        room = self.size - address
+        if address < 0 or room <= 0:
+            return
+        length = min(len(data), room)
+        self.view[address : address + length] = data if length == len(data) else data[:length]
+        if self.on_write is not None and length:
+            self.on_write(address, length)
+
+    def unpack(self, layout: str, address: int) -> tuple[int, ...]:
+        """Return the fields of ``layout`` (a struct format) at ``address``."""
+        return struct.unpack(layout, self.read(address, struct.calcsize(layout)))
+
+    def pack(self, layout: str, address: int, *values: int) -> None:
+        """Store ``values`` in ``layout`` (a struct format) at ``address``."""
+        self.write(address, struct.pack(layout, *values))
