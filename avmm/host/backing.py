@@ -1,0 +1,341 @@
+"""The file on the host that stands for a disk.
+
+Raw images, and block devices of the host, opened for reading and writing, read-only, or below an overlay that takes the
+changes. A file whose size is no multiple of 512 is treated as QEMU's raw format does: the last sector is padded with
+zeros, and the file grows to whole sectors when that one is written.
+
+Whatever sits in the page cache is served without a thread (preadv2(2), RWF_NOWAIT); what would block goes to the file's
+own few threads. Measured on ext4, one core: a cached read of 4 KiB 1.6 us and of 1 MiB 50 us, a write of 4 KiB 4.5 us and of
+128 KiB 9 us, a trip to a thread and back 90 us. Hence: cached reads up to 1 MiB and writes up to 128 KiB are done at once.
+
+The invariant: :meth:`BackingFile.flush` returns only if every write acknowledged before is on stable storage. The kernel
+reports a failed write-back once and forgets it, so after one failed flush all later ones fail too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from time import perf_counter_ns
+from typing import IO, Any, Literal, TypeVar
+
+import aiofiles
+
+from avmm.devices.block import SECTOR, BlockError, BlockFault
+from avmm.host.overlay import PAGE, Overlay, OverlayError
+from avmm.host.requests import Data
+
+T = TypeVar("T")
+Mode = Literal["rw", "ro", "overlay"]
+Segment = tuple[int, int, int, int]
+"""File descriptor, offset in that file, offset in the buffer, length."""
+
+READ_NOW = 1 << 20
+WRITE_NOW = 128 << 10
+SLOW = 2_000_000
+"""A direct write that took longer (ns) met the kernel's dirty-page throttling: the next ones go to the threads."""
+PATIENCE = 64
+THREADS = 4
+
+
+class ImageError(ValueError):
+    """The image cannot be used as a disk; one sentence that says which and why."""
+
+
+class BackingFile:
+    """An open image. Requests are whole sectors and may overlap in time; host errors are BlockError(MEDIUM)."""
+
+    def __init__(
+        self, path: Path, mode: Mode, fd: int, size: int, *, overlay: Overlay | None, pool: ThreadPoolExecutor, held: AsyncExitStack
+    ) -> None:
+        """Use :meth:`open`. ``held`` closes the files and the pool."""
+        self.path = path
+        self.mode = mode
+        self.size = -(-size // SECTOR) * SECTOR
+        """Bytes of the disk: those of the file, rounded up to whole sectors."""
+        self.overlay = overlay
+        self.closed = False
+        self._fd = fd
+        self._held = held
+        self._present = size
+        self._pool = pool
+        self._running: set[asyncio.Future[Any]] = set()
+        self._nowait = True
+        self._patience = 0
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._writes = 0
+        self._synced = -1
+        self._sync_error: OSError | None = None
+
+    @classmethod
+    async def open(
+        cls, path: str | Path, mode: Mode = "rw", overlay_path: str | Path | None = None, size: int | None = None
+    ) -> BackingFile:
+        """Open and lock the image at ``path``.
+
+        ``overlay`` never touches the image: changes go to ``overlay_path`` (made if missing), without one to a nameless
+        file that is gone when this one is closed. With ``size`` a missing ``rw`` image is made, sparse, of so many bytes;
+        one that exists must have that size.
+        """
+        path = Path(path)
+        if size is not None and size < SECTOR:
+            raise ImageError(f"{path} cannot be {size} bytes long: a disk has at least one sector of {SECTOR} bytes.")
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"file:{path.name}")
+        async with AsyncExitStack() as held:
+            held.callback(pool.shutdown)
+            fd = await _open_file(path, held, pool, write=mode == "rw", create=mode == "rw" and size is not None)
+            length = await asyncio.get_running_loop().run_in_executor(pool, _measure, path, fd, size, mode)
+            overlay = None
+            if mode == "overlay":
+                overlay = await _open_overlay(path, None if overlay_path is None else Path(overlay_path), -(-length // SECTOR), held, pool)
+            return cls(path, mode, fd, length, overlay=overlay, pool=pool, held=held.pop_all())
+
+    @property
+    def read_only(self) -> bool:
+        """Whether there is nowhere to write to."""
+        return self.mode == "ro"
+
+    # -- requests: each is started at once, and either done on return or a future
+
+    def start_read(self, offset: int, length: int) -> bytearray | asyncio.Future[bytearray]:
+        """Return the bytes if the page cache has them, otherwise a future of them."""
+        self._check(offset, length)
+        buffer = bytearray(length)
+        if not length:
+            return buffer
+        segments = self._segments(offset, length)
+        if length <= READ_NOW and self._nowait and self._read_now(segments, buffer):
+            return buffer
+        return self._run(offset, self._read_blocking, segments, buffer)
+
+    def start_write(self, offset: int, data: Data) -> asyncio.Future[None] | None:
+        """Return None if ``data`` have been written to the page cache, otherwise a future; ``data`` must not change until then."""
+        length = len(data)
+        self._check(offset, length)
+        if self.read_only:
+            raise BlockError(BlockFault.READ_ONLY, offset // SECTOR)
+        fd, at = (self._fd, offset) if self.overlay is None else (self.overlay.fd, self.overlay.data_offset + offset)
+        if self._patience:
+            self._patience -= 1
+        elif length <= WRITE_NOW and self._settled(fd, at) and self._settled(fd, at + length):
+            began = perf_counter_ns()
+            try:
+                self._write_blocking(fd, at, offset, data)
+            except OSError as error:
+                raise self._medium(offset, error) from error
+            if perf_counter_ns() - began > SLOW:
+                self._patience = PATIENCE
+            return None
+        return self._run(offset, self._write_blocking, fd, at, offset, data)
+
+    def start_flush(self) -> asyncio.Future[None] | None:
+        """Return None if nothing was written since the last flush, otherwise a future that is done when all of it is stable."""
+        self._check(0, 0)
+        return self._run(0, self._flush_blocking) if self._unsynced() else None
+
+    async def read(self, offset: int, length: int) -> bytearray:
+        """Return ``length`` bytes at ``offset``."""
+        answer = self.start_read(offset, length)
+        return answer if isinstance(answer, bytearray) else await asyncio.shield(answer)
+
+    async def write(self, offset: int, data: Data) -> None:
+        """Write ``data`` at ``offset``; every read after this returned sees them. Cancelling does not take the write back."""
+        answer = self.start_write(offset, data if isinstance(data, bytes) else bytes(data))
+        if answer is not None:
+            await asyncio.shield(answer)
+
+    async def flush(self) -> None:
+        """Return when all writes acknowledged before are on stable storage."""
+        answer = self.start_flush()
+        if answer is not None:
+            await asyncio.shield(answer)
+
+    async def close(self) -> None:
+        """Wait for what is in flight, flush, unlock. The file is closed even if the flush fails; then BlockError is raised."""
+        if self.closed:
+            return
+        self.closed = True
+        async with self._held:
+            while self._running:
+                await asyncio.wait(self._running)
+            if self._unsynced():
+                await asyncio.shield(self._run(0, self._flush_blocking))
+
+    # -- how it is done
+
+    def _check(self, offset: int, length: int) -> None:
+        if self.closed:
+            raise BlockError(BlockFault.NO_MEDIUM, offset // SECTOR, f"{self.path} has been closed")
+        if offset % SECTOR or length % SECTOR:
+            raise ValueError(f"{length} bytes at {offset} are not whole sectors")
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise BlockError(BlockFault.RANGE, max(offset, self.size) // SECTOR)
+
+    def _unsynced(self) -> bool:
+        return not self.read_only and (self._synced != self._writes or self._sync_error is not None)
+
+    def _segments(self, offset: int, length: int) -> list[Segment]:
+        if self.overlay is None:
+            return [(self._fd, offset, 0, min(length, self._present - offset))]
+        segments = []
+        for inside, first, count in self.overlay.runs(offset // SECTOR, length // SECTOR):
+            at, size = first * SECTOR, count * SECTOR
+            if inside:
+                segments.append((self.overlay.fd, self.overlay.data_offset + at, at - offset, size))
+            else:
+                segments.append((self._fd, at, at - offset, min(size, self._present - at)))
+        return segments
+
+    def _read_now(self, segments: list[Segment], buffer: bytearray) -> bool:
+        try:
+            for fd, at, start, length in segments:
+                target = buffer if length == len(buffer) else memoryview(buffer)[start : start + length]
+                if os.preadv(fd, [target], at, os.RWF_NOWAIT) != length:
+                    return False
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                self._nowait = False  # this file system cannot tell (tmpfs): everything goes to the threads
+            return False  # not cached; a real error comes back from the thread
+        return True
+
+    def _read_blocking(self, segments: list[Segment], buffer: bytearray) -> bytearray:
+        view = memoryview(buffer)
+        for fd, at, start, length in segments:
+            done = 0
+            while done < length:
+                got = os.preadv(fd, [view[start + done : start + length]], at + done)
+                if not got:
+                    raise OSError(errno.EIO, "the file has become shorter")
+                done += got
+        return buffer
+
+    def _settled(self, fd: int, edge: int) -> bool:
+        """Whether a write may begin or end at ``edge`` without the kernel having to read the rest of that page first."""
+        if not edge % PAGE:
+            return True
+        try:
+            os.preadv(fd, [bytearray(1)], edge, os.RWF_NOWAIT)
+        except OSError:
+            return False
+        return True
+
+    def _write_blocking(self, fd: int, at: int, offset: int, data: Data) -> None:
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(fd, view[done:] if done else view, at + done)
+        if self.overlay is not None:
+            self.overlay.mark(offset // SECTOR, len(view) // SECTOR)
+        with self._lock:
+            self._writes += 1
+            if self.overlay is None:
+                self._present = max(self._present, offset + len(view))
+
+    def _flush_blocking(self) -> None:
+        with self._flushing:
+            if self._sync_error is not None:
+                raise OSError(self._sync_error.errno, "an earlier flush failed, and what it lost cannot be known")
+            writes = self._writes
+            try:
+                if self.overlay is None:
+                    os.fdatasync(self._fd)
+                else:
+                    self.overlay.sync()
+            except OSError as error:
+                self._sync_error = error
+                raise
+            self._synced = writes
+
+    def _run(self, offset: int, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        def translated() -> T:
+            try:
+                return work(*arguments)
+            except OSError as error:
+                raise self._medium(offset, error) from error
+
+        future = asyncio.get_running_loop().run_in_executor(self._pool, translated)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
+
+    def _medium(self, offset: int, error: OSError) -> BlockError:
+        return BlockError(BlockFault.MEDIUM, offset // SECTOR, f"{self.path}: {error.strerror or error}")
+
+
+async def _open_file(path: Path, held: AsyncExitStack, pool: ThreadPoolExecutor, *, write: bool, create: bool) -> int:
+    def opener(name: str, flags: int) -> int:
+        # O_NONBLOCK: a FIFO must not hold us up. It means nothing to the files that are accepted.
+        fd = os.open(name, flags | os.O_NONBLOCK | (os.O_CREAT if create else 0), 0o644)
+        try:
+            if not (stat.S_ISREG(mode := os.fstat(fd).st_mode) or stat.S_ISBLK(mode)):
+                raise ImageError(f"{path} is not a file that can hold a disk image.")
+            fcntl.flock(fd, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    mode: Literal["rb+", "rb"] = "rb+" if write else "rb"
+    try:
+        file = await aiofiles.open(str(path), mode, buffering=0, opener=opener, executor=pool)
+    except OSError as error:
+        raise ImageError(_explain(path, error, write)) from error
+    held.push_async_callback(file.close)
+    return file.fileno()
+
+
+def _explain(path: Path, error: OSError, write: bool) -> str:
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"{path} does not exist."
+        case errno.EISDIR:
+            return f"{path} is a directory, not a disk image."
+        case errno.EWOULDBLOCK:
+            return f"{path} is in use: another machine has locked it."
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            if write:
+                return f"{path} is not writable; open it read-only or with an overlay."
+            return f"{path} cannot be read: permission denied."
+    return f"{path} cannot be opened: {error.strerror or error}."
+
+
+def _measure(path: Path, fd: int, size: int | None, mode: Mode) -> int:
+    length = os.lseek(fd, 0, os.SEEK_END)
+    if size is not None and mode == "rw" and not length:
+        try:
+            os.ftruncate(fd, size)
+        except OSError as error:
+            raise ImageError(f"{path} cannot be made {size} bytes long: {error.strerror}.") from error
+        length = size
+    if size is not None and length != size:
+        raise ImageError(f"{path} has {length} bytes, not the {size} asked for.")
+    if length < SECTOR:
+        raise ImageError(f"{path} is too short for a disk image: {length} bytes, a sector has {SECTOR}.")
+    return length
+
+
+def _nameless(held: AsyncExitStack) -> IO[bytes]:
+    return held.enter_context(tempfile.TemporaryFile(buffering=0))
+
+
+async def _open_overlay(base: Path, path: Path | None, sectors: int, held: AsyncExitStack, pool: ThreadPoolExecutor) -> Overlay:
+    loop = asyncio.get_running_loop()
+    if path is None:
+        nameless = await loop.run_in_executor(pool, _nameless, held)
+        return Overlay(nameless.fileno(), sectors, permanent=False)
+
+    fd = await _open_file(path, held, pool, write=True, create=True)
+    try:
+        return await loop.run_in_executor(pool, Overlay.load, fd, sectors)
+    except (OverlayError, OSError) as error:
+        raise ImageError(f"{path} {error if isinstance(error, OverlayError) else f'cannot be used: {error.strerror}'}.") from error

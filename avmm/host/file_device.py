@@ -1,0 +1,47 @@
+"""The backing file device: the bottom of VM-H's storage stack, a task that performs requests on a :class:`BackingFile`.
+
+What the page cache can answer is finished before the next request is looked at; the rest runs in the file's threads,
+several at once, and is finished in whatever order the host does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from avmm.devices.block import SECTOR
+from avmm.host.backing import BackingFile
+from avmm.host.requests import Op, StorageRequest, StorageStage
+
+
+class FileDevice(StorageStage):
+    """Reads, writes and flushes ``file``."""
+
+    def __init__(self, name: str, file: BackingFile) -> None:
+        super().__init__(f"file:{name}")
+        self.file = file
+
+    async def perform(self, item: StorageRequest) -> None:
+        item.hop(self.name)
+        answer: bytearray | asyncio.Future[Any] | None
+        match item.op:
+            case Op.READ:
+                answer = self.file.start_read(item.lba * SECTOR, item.count * SECTOR)
+            case Op.WRITE:
+                answer = self.file.start_write(item.lba * SECTOR, item.data)
+            case Op.FLUSH:
+                answer = self.file.start_flush()
+            case Op.DISCARD:
+                answer = None  # a hint; punching holes would gain nothing the user asked for
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(partial(_finish, item))
+        else:
+            item.finish(answer)
+
+
+def _finish(request: StorageRequest, answer: asyncio.Future[Any]) -> None:
+    if (error := answer.exception()) is not None:
+        request.finish(error=error)
+    else:
+        request.finish(answer.result())

@@ -1,0 +1,176 @@
+"""The port bus and the memory bus: who answers an access, and how often it was asked.
+
+A port access is a dictionary look-up and a call. An access wider than what answers there is split into bytes, low first,
+as an ISA bus does; where nobody answers, reads float to all-ones and writes are lost, and both are counted.
+
+The invariant: two devices never answer one address; the second registration is refused.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from avmm.devices.device import Device, MemoryRange, PortRange
+
+Read = Callable[[int, int], "int | Awaitable[int]"]
+Write = Callable[[int, int, int], "Awaitable[None] | None"]
+Wait = Callable[[Awaitable[int]], int]
+"""Suspends the vCPU in the middle of its instruction until the awaitable is done, and returns its result."""
+
+
+class BusError(ValueError):
+    """Two devices want one address; the sentence names both."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was asked of one port, or one memory range."""
+
+    device: str
+    inside: bool
+    reads: int = 0
+    writes: int = 0
+
+
+class PortBus:
+    """The 65,536 I/O ports. ``read`` and ``write`` are the processor's callbacks."""
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+        self._ports: dict[int, tuple[Read, Write, int, Tally]] = {}
+        self.floating: dict[int, Tally] = {}
+
+    def attach(self, device: Device, ranges: tuple[PortRange, ...], read: Read, write: Write, *, inside: bool = True) -> None:
+        """Let ``read`` and ``write`` answer a device's ports. BusError when another device has one of them."""
+        for span in ranges:
+            for port in range(span.first, span.first + span.count):
+                taken = self._ports.get(port)
+                if taken is not None:
+                    raise BusError(f"port {port:#x} is wanted by {device.name} but belongs to {taken[3].device}")
+                if not 0 <= port <= 0xFFFF:
+                    raise BusError(f"{device.name} wants port {port:#x}, which does not exist")
+        for span in ranges:
+            for port in range(span.first, span.first + span.count):
+                self._ports[port] = (read, write, span.width, Tally(device.name, inside))
+
+    def detach(self, ranges: tuple[PortRange, ...]) -> None:
+        """Let ports float again."""
+        for span in ranges:
+            for port in range(span.first, span.first + span.count):
+                self._ports.pop(port, None)
+
+    def read(self, port: int, size: int) -> int:
+        """Answer IN: any port, any size."""
+        try:
+            read, _, width, tally = self._ports[port]
+        except KeyError:
+            return self._float(port, size, False)
+        if size > width:
+            return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
+        tally.reads += 1
+        value = read(port, size)
+        if value.__class__ is int:
+            return value
+        return self._wait(value)  # type: ignore[arg-type]
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Take OUT: any port, any size."""
+        try:
+            _, write, width, tally = self._ports[port]
+        except KeyError:
+            self._float(port, size, True)
+            return
+        if size > width:
+            for i in range(size):
+                self.write(port + i & 0xFFFF, 1, value >> 8 * i & 0xFF)
+            return
+        tally.writes += 1
+        waiting = write(port, size, value)
+        if waiting is not None:
+            self._wait(waiting)  # type: ignore[arg-type]
+
+    def _float(self, port: int, size: int, writing: bool) -> int:
+        if size > 1 and any(port + i & 0xFFFF in self._ports for i in range(size)):
+            return self._float_partly(port, size, writing)
+        tally = self.floating.setdefault(port, Tally("nobody", True))
+        if writing:
+            tally.writes += 1
+        else:
+            tally.reads += 1
+        return (1 << 8 * size) - 1
+
+    def _float_partly(self, port: int, size: int, writing: bool) -> int:
+        """Answer an access of which only some ports, not the first, belong to a device. What is written floats too."""
+        if writing:
+            return 0
+        return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
+
+    def owner(self, port: int) -> str | None:
+        """Return the name of the device that answers ``port``."""
+        entry = self._ports.get(port)
+        return entry[3].device if entry is not None else None
+
+    def tallies(self) -> dict[int, Tally]:
+        """Return what each port of a device was asked."""
+        return {port: entry[3] for port, entry in self._ports.items()}
+
+
+class MemoryBus:
+    """Guest-physical address space that is not RAM. ``read`` and ``write`` are the processor's callbacks."""
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+        self._firsts: list[int] = []
+        self._spans: list[tuple[int, Read, Write, Tally]] = []
+        self.floating = Tally("nobody", True)
+
+    def attach(self, device: Device, ranges: tuple[MemoryRange, ...], read: Read, write: Write, *, inside: bool = True) -> None:
+        """Let ``read`` and ``write`` answer a device's memory ranges. BusError when another device has a part of them."""
+        for span in ranges:
+            if span.first % 4096 or span.size % 4096 or span.size <= 0:
+                raise BusError(f"{device.name}'s memory at {span.first:#x} is not made of whole pages")
+            at = bisect_right(self._firsts, span.first)
+            before, behind = at - 1, at
+            if before >= 0 and self._spans[before][0] > span.first:
+                raise BusError(f"memory at {span.first:#x} is wanted by {device.name} but belongs to {self._spans[before][3].device}")
+            if behind < len(self._firsts) and self._firsts[behind] < span.first + span.size:
+                owner = self._spans[behind][3].device
+                raise BusError(f"memory at {self._firsts[behind]:#x} is wanted by {device.name} but belongs to {owner}")
+            self._firsts.insert(at, span.first)
+            self._spans.insert(at, (span.first + span.size, read, write, Tally(device.name, inside)))
+
+    def detach(self, ranges: tuple[MemoryRange, ...]) -> None:
+        """Let memory ranges float again."""
+        for span in ranges:
+            if span.first in self._firsts:
+                at = self._firsts.index(span.first)
+                del self._firsts[at], self._spans[at]
+
+    def read(self, address: int, size: int) -> int:
+        """Answer a load."""
+        at = bisect_right(self._firsts, address) - 1
+        if at < 0 or address >= self._spans[at][0]:
+            self.floating.reads += 1
+            return (1 << 8 * size) - 1
+        _, read, _, tally = self._spans[at]
+        tally.reads += 1
+        value = read(address, size)
+        return value if isinstance(value, int) else self._wait(value)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Take a store."""
+        at = bisect_right(self._firsts, address) - 1
+        if at < 0 or address >= self._spans[at][0]:
+            self.floating.writes += 1
+            return
+        _, _, write, tally = self._spans[at]
+        tally.writes += 1
+        waiting = write(address, size, value)
+        if waiting is not None:
+            self._wait(waiting)  # type: ignore[arg-type]
+
+    def tallies(self) -> dict[int, Tally]:
+        """Return what each memory range, by its first address, was asked."""
+        return {first: span[3] for first, span in zip(self._firsts, self._spans, strict=True)}

@@ -1,0 +1,80 @@
+"""What CPUID and the model-specific registers tell a guest: the processor's own answers, less what is not there.
+
+Leaves and bits: AMD64 Architecture Programmer's Manual vol. 3, appendix E; Intel SDM vol. 2, CPUID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Quad = tuple[int, int, int, int]
+
+PHYSICAL_BITS = 40
+_HIDDEN_1_ECX = sum(1 << bit for bit in (3, 12, 17, 21, 24, 26, 27, 28, 29, 30, 31))
+"""MONITOR, FMA, PCID, x2APIC, TSC deadline, XSAVE, OSXSAVE, AVX, F16C, RDRAND (determinism), hypervisor."""
+_HIDDEN_1_EDX = sum(1 << bit for bit in (7, 12, 14, 28))  # MCE, MTRR, MCA, HTT
+_SHOWN_7_EBX = sum(1 << bit for bit in (0, 3, 7, 8, 9, 20))  # FSGSBASE, BMI1, SMEP, BMI2, ERMS, SMAP
+_HIDDEN_EXT_ECX = sum(1 << bit for bit in (2, 10, 12, 13, 15, 22, 23, 24, 28))  # SVM, IBS, SKINIT, WDT, LWP, topology, perf counters
+_EMPTY: Quad = (0, 0, 0, 0)
+
+
+def cpuid(leaf: int, subleaf: int, native: Quad) -> Quad:
+    """Return what the guest reads: ``native`` is the CPU model's own answer."""
+    a, b, c, d = native
+    if leaf == 0:
+        return min(a, 7), b, c, d
+    if leaf == 1:
+        return a, b & 0xFFFF | 1 << 16, c & ~_HIDDEN_1_ECX, d & ~_HIDDEN_1_EDX
+    if leaf == 7:
+        return (0, b & _SHOWN_7_EBX, 0, 0) if subleaf == 0 else _EMPTY
+    if leaf in (2, 4, 5, 6) or 0x40000000 <= leaf < 0x40010000 or 7 < leaf < 0x80000000:
+        return _EMPTY
+    if leaf == 0x80000000:
+        return min(a, 0x80000008), b, c, d
+    if leaf == 0x80000001:
+        return a, b, c & ~_HIDDEN_EXT_ECX, d
+    if leaf == 0x80000007:
+        return 0, 0, 0, 1 << 8  # the time stamp counter counts machine time, whatever the processor does
+    if leaf == 0x80000008:
+        return 48 << 8 | PHYSICAL_BITS, 0, 0, 0
+    return native
+
+
+APIC_BASE, PAT = 0x1B, 0x277
+_SYNTHETIC = range(0x40000000, 0x40010000)
+
+
+class Msrs:
+    """The model-specific registers that are not the processor's own state.
+
+    Those of the known model ranges read zero until written, and keep what is written, as firmware and kernels expect of
+    a real part; anything else is #GP.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[int, int] = {PAT: 0x0007040600070406}
+        self.handlers: dict[int, tuple[Callable[[], int], Callable[[int], bool]]] = {}
+        """Registers that a device owns: index -> (read, write); ``write`` returns False for #GP."""
+
+    def read(self, index: int) -> int | None:
+        """Answer RDMSR; None is #GP."""
+        if index in self.handlers:
+            return self.handlers[index][0]()
+        return self._values.get(index, 0) if _known(index) else None
+
+    def write(self, index: int, value: int) -> bool:
+        """Take WRMSR; False is #GP."""
+        if index in self.handlers:
+            return self.handlers[index][1](value)
+        if not _known(index):
+            return False
+        self._values[index] = value
+        return True
+
+    def reset(self) -> None:
+        """Go to the state after RESET#."""
+        self._values = {PAT: 0x0007040600070406}
+
+
+def _known(index: int) -> bool:
+    return index < 0x2000 or 0xC0000000 <= index < 0xC0002000 or 0xC0010000 <= index < 0xC0012000

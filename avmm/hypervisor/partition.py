@@ -1,0 +1,430 @@
+"""A partition: one virtual machine as the hypervisor sees it. It is the board that device models are plugged into.
+
+It owns the processor, the memory, the buses, the interrupt lines and the clock, dispatches each VM exit to the device
+inside or, as an I/O request packet, to the service OS outside, and carries the machine through its life: start, pause,
+reset, power off, failure.
+
+The invariant: lifecycle changes happen between two slices of the vCPU, and a pause returns only when no work is in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import mmap
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from avmm.clock import MILLISECOND, Clock, Timer, VirtualClock, WallClock
+from avmm.cpu.engine import Callbacks, CpuState, Exit, Processor
+from avmm.devices.device import Device, PortRange
+from avmm.devices.line import InterruptLine
+from avmm.hypervisor.bus import BusError, MemoryBus, PortBus
+from avmm.hypervisor.features import Msrs, cpuid
+from avmm.hypervisor.irp import Irp, IrpKind
+from avmm.hypervisor.report import GuestFailure, failure_report
+from avmm.hypervisor.trace import Trace
+from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
+from avmm.memory import GuestMemory
+
+T = TypeVar("T")
+PAGE = 4096
+
+
+class RunState(enum.Enum):
+    """Where a machine is in its life."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+    FAILED = "failed"
+
+
+class Service(Protocol):
+    """The service OS as the hypervisor sees it: someone who takes I/O request packets."""
+
+    def submit(self, irp: Irp) -> Irp:
+        """Take a packet; awaiting it gives the feedback."""
+
+
+class InterruptController(Protocol):
+    """What acknowledges interrupts for the vCPU."""
+
+    def acknowledge(self) -> int | None:
+        """Return the vector to deliver, None when nothing is pending any more."""
+
+    @property
+    def intr(self) -> bool:
+        """Whether an interrupt is pending."""
+
+
+class Partition:
+    """One virtual machine. Implements ``Board`` for its devices."""
+
+    def __init__(
+        self,
+        name: str,
+        ram_size: int,
+        *,
+        virtual_time: bool = False,
+        seed: int = 0,
+        slice_ns: int = MILLISECOND,
+        service: Service | None = None,
+        make_processor: Callable[[Callbacks, bool], Processor],
+        on_triple_fault: str = "reset",
+    ) -> None:
+        self.name = name
+        self.service = service
+        self.on_triple_fault = on_triple_fault
+        self.state = RunState.CREATED
+        self.off_reason = ""
+        self.failure: GuestFailure | None = None
+        self.random = random.Random(seed)
+        self.trace_log = Trace(self._now)
+        self.resets = 0
+        self.irps = 0
+        self.injected = 0
+        self.devices: dict[str, Device] = {}
+        self.placement: dict[str, str] = {}
+        self.lines: dict[int, InterruptLine] = {}
+        self.msrs = Msrs()
+        self.controller: InterruptController | None = None
+        self.boot_state: Callable[[], CpuState] = CpuState
+        """Makes the state that the processor starts from, after power-on and after each reset; loads firmware into RAM."""
+        self.observers: list[Callable[[RunState], None]] = []
+        self._raw = mmap.mmap(-1, ram_size)
+        self.ports = PortBus(self._wait)
+        self.address_space = MemoryBus(self._wait)
+        self._windows: dict[int, Device] = {}
+        callbacks = Callbacks(
+            port_in=self.ports.read,
+            port_out=self.ports.write,
+            memory_read=self.address_space.read,
+            memory_write=self.address_space.write,
+            acknowledge=self._acknowledge,
+            window_done=self._window_done,
+            cpuid=cpuid,
+            rdmsr=self.msrs.read,
+            wrmsr=self.msrs.write,
+        )
+        self.processor = make_processor(callbacks, virtual_time)
+        self.clock: Clock = VirtualClock(lambda: self.processor.units) if virtual_time else WallClock()
+        if isinstance(self.clock, WallClock):
+            self.clock.pause()  # machine time begins with the first instruction
+        self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, slice_ns=slice_ns)
+        ram = memoryview(self._raw)
+        self.memory = GuestMemory(ram, self.processor.invalidate)
+        self.processor.map_ram(0, ram)
+        self._task: asyncio.Task[None] | None = None
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._want_reset: str | None = None
+        self._want_off: str | None = None
+        self._want_pause = False
+        self._paused: asyncio.Future[None] | None = None
+        self._resumed: asyncio.Future[None] | None = None
+        self._ended = asyncio.Event()
+
+    def _now(self) -> int:
+        return self.clock.now()
+
+    # -- building
+
+    def plug(self, device: Device, *, inside: bool = True) -> None:
+        """Connect a device to the buses, inside the hypervisor or with the service OS outside."""
+        if device.name in self.devices:
+            raise ValueError(f"this machine has a device called {device.name} already")
+        read, write, load, store = device.read, device.write, device.read_memory, device.write_memory
+        if not inside:
+            read, write, load, store = self._outside(device)
+        self.ports.attach(device, device.ports, read, write, inside=inside)
+        try:
+            self.address_space.attach(device, device.memory, load, store, inside=inside)
+        except ValueError:
+            self.ports.detach(device.ports)
+            raise
+        self.devices[device.name] = device
+        self.placement[device.name] = "hypervisor" if inside else "service"
+
+    def move_ports(self, device: Device, before: tuple[PortRange, ...]) -> None:
+        """A device's ``ports`` changed. Where the guest moves them onto another device's they are not visible."""
+        if device.name not in self.devices:
+            return
+        self.ports.detach(before)
+        inside = self.placement[device.name] == "hypervisor"
+        read, write, _, _ = (device.read, device.write, None, None) if inside else self._outside(device)
+        try:
+            self.ports.attach(device, device.ports, read, write, inside=inside)
+        except BusError as error:
+            self.trace("ports not moved", device=device.name, reason=str(error))
+
+    def _outside(self, device: Device) -> tuple[Any, Any, Any, Any]:
+        def send(kind: IrpKind, address: int, size: int, value: int = 0) -> Irp:
+            assert self.service is not None
+            self.irps += 1
+            return self.service.submit(Irp(kind, device, address, size, value, partition=self.name))
+
+        return (
+            lambda port, size: send(IrpKind.PORT_READ, port, size),
+            lambda port, size, value: send(IrpKind.PORT_WRITE, port, size, value),
+            lambda address, size: send(IrpKind.MEMORY_READ, address, size),
+            lambda address, size, value: send(IrpKind.MEMORY_WRITE, address, size, value),
+        )
+
+    # -- the board
+
+    def line(self, number: int) -> InterruptLine:
+        """Return the wire to interrupt input ``number``."""
+        return self.lines.setdefault(number, InterruptLine(number))
+
+    def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
+        """Run a device's work in the background; see ``Board.start``."""
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}:work")
+        self._in_flight.add(task)
+        self._idle.clear()
+        timer: Timer | None = None
+        if isinstance(self.clock, VirtualClock):
+            timer = self.clock.timer(lambda: self._deliver(task, done))
+            timer.ready = asyncio.get_running_loop().create_future()
+
+        def finished(task: asyncio.Task[Any]) -> None:
+            self._in_flight.discard(task)
+            if timer is None:
+                self._deliver(task, done)
+            elif timer.ready is not None and not timer.ready.done():
+                timer.ready.set_result(None)
+            if not self._in_flight:
+                self._idle.set()
+
+        task.add_done_callback(finished)
+        if timer is not None:
+            timer.arm(self.clock.now() + latency)
+
+    def _deliver(self, task: asyncio.Task[Any], done: Callable[[Any], None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        try:
+            done(error if error is not None else task.result())
+        except Exception as bug:
+            self.fail(bug)
+
+    def trace(self, event: str, **fields: object) -> None:
+        """Record something worth knowing, rate-limited."""
+        self.trace_log.add(event, fields)
+
+    def reset(self, reason: str) -> None:
+        """Ask for a machine reset at the next boundary."""
+        self._want_reset = reason
+        self._attention()
+
+    def power_off(self, reason: str) -> None:
+        """Ask for power off at the next boundary."""
+        self._want_off = reason
+        self._attention()
+
+    def map_ram(self, first: int, size: int, buffer: memoryview | None) -> None:
+        """Let a range go straight to ``buffer``, or to the device again."""
+        if buffer is None:
+            self.processor.unmap_ram(first, size)
+        else:
+            self.processor.map_ram(first, buffer[:size])
+
+    def window(self, port: int, buffer: memoryview | None, *, out: bool = False, start: int = 0) -> None:
+        """Serve ``port`` from or into ``buffer``."""
+        self.processor.window(port, buffer, out=out, start=start)
+
+    def window_position(self, port: int) -> int:
+        """Return how many bytes of the port's window have been moved."""
+        return self.processor.window_position(port)
+
+    # -- VM exits
+
+    def _wait(self, awaitable: Awaitable[Any]) -> int:
+        value = self.vcpu.wait(awaitable)
+        return value if isinstance(value, int) else 0
+
+    def _acknowledge(self) -> int | None:
+        controller = self.controller
+        if controller is None:
+            return None
+        vector = controller.acknowledge()
+        if vector is None:
+            return None
+        self.injected += 1
+        return vector | 0x100 if controller.intr else vector
+
+    def _window_done(self, port: int) -> None:
+        device = self._windows.get(port)
+        if device is None:
+            name = self.ports.owner(port)
+            if name is None:
+                return
+            device = self._windows[port] = self.devices[name]
+        if self.placement[device.name] == "hypervisor" or self.service is None:
+            waiting = device.window_done(port)
+            if waiting is not None:
+                self._wait(waiting)
+        else:
+            self.irps += 1
+            self._wait(self.service.submit(Irp(IrpKind.WINDOW_DONE, device, port, partition=self.name)))
+
+    def _triple_fault(self) -> None:
+        if self.on_triple_fault == "reset":
+            self.trace("triple fault", action="reset")
+            self._want_reset = "triple fault"
+        else:
+            self._want_off = "triple fault"
+
+    # -- life
+
+    async def power_on(self) -> None:
+        """Start the vCPU task. Returns at once; the machine runs until it is off."""
+        if self._task is not None:
+            raise RuntimeError(f"{self.name} is on already")
+        self.processor.reset(self.boot_state())
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vm:{self.name}")
+        await asyncio.sleep(0)
+
+    async def _run(self) -> None:
+        try:
+            if isinstance(self.clock, WallClock):
+                self.clock.resume()
+                self._set_time_base(-self.clock.origin)
+            self._enter(RunState.RUNNING)
+            await self.vcpu.run()
+        except ProcessorFailure as failure:
+            self.fail(failure)
+        except Exception as bug:
+            self.fail(bug)
+        finally:
+            for task in list(self._in_flight):
+                task.cancel()
+            if isinstance(self.clock, WallClock):
+                self.clock.pause()
+            if self.state not in (RunState.FAILED, RunState.OFF):
+                self._enter(RunState.OFF)
+            for future in (self._paused, self._resumed):
+                if future is not None and not future.done():
+                    future.set_result(None)
+            self._ended.set()
+
+    def _enter(self, state: RunState) -> None:
+        self.state = state
+        for observer in list(self.observers):
+            observer(state)
+
+    def fail(self, error: Exception) -> None:
+        """Stop this machine because of ``error``; the report says in which state it was."""
+        if self.failure is None:
+            self.failure = GuestFailure(failure_report(self, error))
+            self.failure.__cause__ = error
+            self.trace("failure", error=str(error))
+            self._enter(RunState.FAILED)
+        self._attention()
+
+    def _attention(self) -> None:
+        self.processor.stop()
+        self.vcpu.wake()
+
+    def _boundary(self) -> None:
+        """Between two slices: do what was asked for."""
+        if self.failure is not None:
+            raise Stop
+        if self._want_off is not None:
+            self.off_reason = self._want_off
+            self._enter(RunState.OFF)
+            raise Stop
+        if self._want_reset is not None:
+            self._do_reset()
+        while self._want_pause and self._want_off is None:
+            self.vcpu.wait(self._stand_still())
+
+    async def _stand_still(self) -> None:
+        await self._idle.wait()
+        if not self._want_pause:
+            return
+        if isinstance(self.clock, WallClock):
+            self.clock.pause()
+        self._resumed = asyncio.get_running_loop().create_future()
+        self._enter(RunState.PAUSED)
+        if self._paused is not None and not self._paused.done():
+            self._paused.set_result(None)
+        await self._resumed
+        if isinstance(self.clock, WallClock):
+            self.clock.resume()
+            self._set_time_base(-self.clock.origin)
+        if self.failure is None:
+            self._enter(RunState.RUNNING)
+
+    def _do_reset(self) -> None:
+        self.trace("reset", reason=self._want_reset)
+        self._want_reset = None
+        self.resets += 1
+        for device in self.devices.values():
+            device.reset()
+        self.msrs.reset()
+        self.vcpu.interrupt(False)
+        self.processor.reset(self.boot_state())
+        self.interrupt(self.controller.intr if self.controller is not None else False)
+
+    def interrupt(self, pending: bool) -> None:
+        """Take the interrupt controller's output."""
+        self.vcpu.interrupt(pending)
+
+    def _set_time_base(self, base: int) -> None:
+        set_base = getattr(self.processor, "set_time_base", None)
+        if set_base is not None:
+            set_base(base)
+
+    async def pause(self) -> None:
+        """Stop machine time between two instructions; returns when no work is in flight."""
+        if self.state is not RunState.RUNNING:
+            return
+        self._want_pause = True
+        self._paused = asyncio.get_running_loop().create_future()
+        self._attention()
+        await self._paused
+
+    async def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._want_pause = False
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+            await asyncio.sleep(0)
+
+    async def stop(self, reason: str = "stopped") -> None:
+        """Power off now and wait for the end; the partition keeps its memory and registers for inspection until :meth:`close`."""
+        if self._task is None:
+            self._enter(RunState.OFF)
+            return
+        if self._want_off is None:
+            self._want_off = reason
+        self._want_pause = False
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+        self._attention()
+        done, _ = await asyncio.wait([self._task], timeout=1.0)
+        if not done:  # it waits for something outside that does not answer
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        for task in list(self._in_flight):
+            task.cancel()
+        await asyncio.gather(*self._in_flight, return_exceptions=True)
+
+    async def ended(self) -> None:
+        """Wait until the machine is off or has failed."""
+        await self._ended.wait()
+
+    def close(self) -> None:
+        """Give back the memory. Only after the machine has ended."""
+        self.processor.close()
+        self.memory.on_write = None
+
+    @staticmethod
+    def exits() -> tuple[str, ...]:
+        """Return the names of the reasons a run ends for."""
+        return tuple(reason.name.lower() for reason in Exit)

@@ -1,0 +1,215 @@
+"""The vCPU task: runs guest code in slices, fires timers between them, waits in HLT, and waits inside an instruction.
+
+The processor's run loop lives in a greenlet. Whatever it has to wait for, an I/O request packet in the middle of an IN,
+the next deadline in HLT, or just its turn, it hands to the asyncio task around it and is switched back to with the result.
+
+The invariant: between two slices, and only there, the vCPU's owner may pause, reset or stop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
+from avmm.cpu.engine import Exit, Processor
+
+QUANTUM = 20_000  # units between two looks at the host's clock
+IDLE_ROUNDS = 64  # jumps of a halted virtual-time machine before the event loop gets its turn
+RFLAGS_IF = 0x200
+
+
+class Stop(Exception):
+    """Ends the vCPU's run loop; what to do next is its owner's business."""
+
+
+class Vcpu:
+    """One virtual CPU as an asyncio task.
+
+    ``boundary()`` is called between slices; it may raise Stop or call :meth:`wait`. ``on_shutdown()`` after a triple fault.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        clock: Clock,
+        boundary: Callable[[], None],
+        on_shutdown: Callable[[], None],
+        *,
+        slice_ns: int = MILLISECOND,
+    ) -> None:
+        self.processor = processor
+        self.clock = clock
+        self.slice_ns = slice_ns
+        self.idle_ns = 0
+        """Host time spent halted, ns."""
+        self.outside_ns = 0
+        """Host time spent waiting in the middle of an instruction, ns."""
+        self.slices = 0
+        self.halts = 0
+        self.longest_slice = 0
+        self._boundary = boundary
+        self._on_shutdown = on_shutdown
+        self._parent: greenlet | None = None
+        self._greenlet: greenlet | None = None
+        self._sleeper: asyncio.Future[None] | None = None
+        self._pending = False
+        self._yield = False
+        self._slept_units = 0
+        clock.on_earlier = self._earlier
+
+    # -- what others do to it
+
+    def interrupt(self, pending: bool) -> None:
+        """Drive the INTR pin; wakes a halted vCPU."""
+        self._pending = pending
+        self.processor.interrupt(pending)
+        if pending:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let a halted vCPU look around."""
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def yield_soon(self) -> None:
+        """Let the event loop have its turn before the next slice."""
+        self._yield = True
+
+    def _earlier(self) -> None:
+        self.processor.kick()
+        self.wake()
+
+    # -- waiting inside an instruction
+
+    def wait(self, awaitable: Awaitable[Any]) -> Any:
+        """Suspend the vCPU until ``awaitable`` is done and return its result. Only from within the vCPU's own call stack."""
+        if self._parent is None or getcurrent() is not self._greenlet:
+            raise RuntimeError("only a running vCPU can wait")
+        begin = time.monotonic_ns()
+        result = self._parent.switch(awaitable)
+        self.outside_ns += time.monotonic_ns() - begin
+        return result
+
+    def _switch(self, awaitable: Awaitable[Any]) -> None:
+        assert self._parent is not None
+        self._parent.switch(awaitable)
+
+    # -- the task
+
+    async def run(self) -> None:
+        """Run until :class:`Stop` is raised at a boundary. Anything else that is raised is a failure and goes on to the caller."""
+        self._greenlet = running = greenlet(self._loop)
+        self._parent = getcurrent()
+        try:
+            awaitable = running.switch()
+            while not running.dead:
+                try:
+                    result = await awaitable
+                except BaseException as error:
+                    self._parent = getcurrent()
+                    awaitable = running.throw(error)
+                else:
+                    self._parent = getcurrent()
+                    awaitable = running.switch(result)
+        except Stop:
+            return
+        finally:
+            self._greenlet = self._parent = None
+
+    def _loop(self) -> None:
+        virtual = isinstance(self.clock, VirtualClock)
+        step = self._virtual_slice if virtual else self._real_slice
+        while True:
+            self._boundary()
+            blocker = self.clock.run_due()
+            if blocker is not None:
+                self._switch(asyncio.shield(blocker))
+                continue
+            if self._yield:
+                self._yield = False
+                self._switch(asyncio.sleep(0))
+                continue
+            why = step()
+            if why is Exit.HALT:
+                self.halts += 1
+                self._halted()
+            elif why is Exit.SHUTDOWN:
+                self._on_shutdown()
+            elif why is Exit.ERROR:
+                raise ProcessorFailure(self.processor.failure)
+
+    def _real_slice(self) -> Exit:
+        clock = self.clock
+        assert isinstance(clock, WallClock)
+        begin = time.monotonic_ns()
+        deadline = begin + self.slice_ns
+        due = clock.next_due()
+        if due is not None:
+            deadline = min(deadline, due + clock.origin)
+        why = self.processor.run(QUANTUM, deadline)
+        self.slices += 1
+        length = time.monotonic_ns() - begin
+        self.longest_slice = max(self.longest_slice, length)
+        if why is Exit.BUDGET:
+            self._switch(asyncio.sleep(0))
+        return why
+
+    def _virtual_slice(self) -> Exit:
+        now = self.clock.now()
+        due = self.clock.next_due()
+        budget = self.slice_ns if due is None else max(1, min(self.slice_ns, due - now))
+        why = self.processor.run(budget, None)
+        self.slices += 1
+        units = self.processor.units
+        if units - self._slept_units >= self.slice_ns:  # by work done, so that every run yields at the same places
+            self._slept_units = units
+            self._switch(asyncio.sleep(0))
+        return why
+
+    def _can_wake(self) -> bool:
+        return self._pending and bool(self.processor.register("rflags") & RFLAGS_IF)
+
+    def _halted(self) -> None:
+        """HLT: until an interrupt that the guest accepts. Timers go on; the boundary is looked at each time round."""
+        clock = self.clock
+        rounds = 0
+        while not self._can_wake():
+            due = clock.next_due()
+            if isinstance(clock, VirtualClock) and due is not None:
+                clock.advance_to(due)
+                rounds += 1
+                if rounds % IDLE_ROUNDS == 0 or self.halts % IDLE_ROUNDS == 0:
+                    self._switch(asyncio.sleep(0))
+            else:
+                self._sleep(None if due is None else due - clock.now())
+            self._boundary()
+            blocker = clock.run_due()
+            if blocker is not None:
+                self._switch(asyncio.shield(blocker))
+            if self._yield:
+                self._yield = False
+                self._switch(asyncio.sleep(0))
+
+    def _sleep(self, ns: int | None) -> None:
+        if ns is not None and ns <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        self._sleeper = sleeper = loop.create_future()
+        timer = None if ns is None else loop.call_later(ns / 1e9, self.wake)
+        begin = time.monotonic_ns()
+        try:
+            self._switch(sleeper)
+        finally:
+            self.idle_ns += time.monotonic_ns() - begin
+            self._sleeper = None
+            if timer is not None:
+                timer.cancel()
+
+
+class ProcessorFailure(Exception):
+    """The processor could not go on; the sentence says where and why."""
