@@ -1,0 +1,47 @@
+"""What a storage device model, a BIOS service or a StorVSP server needs from VM-H: a block device of 512-byte sectors."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+SECTOR = 512
+
+
+class BlockFault(enum.Enum):
+    """What went wrong with a block request, in the terms that a register or sense model needs."""
+
+    RANGE = "beyond the end of the medium"
+    MEDIUM = "the medium failed"
+    READ_ONLY = "the medium is read-only"
+    NO_MEDIUM = "no medium"
+
+
+class BlockError(Exception):
+    """A block request failed; ``lba`` is the first sector that did."""
+
+    def __init__(self, fault: BlockFault, lba: int = 0, detail: str = "") -> None:
+        super().__init__(detail or f"sector {lba}: {fault.value}")
+        self.fault = fault
+        self.lba = lba
+
+
+class BlockDevice(Protocol):
+    """Sectors that can be read and written. Requests may be in flight together; each raises BlockError or completes whole."""
+
+    @property
+    def sectors(self) -> int:
+        """Capacity in 512-byte sectors; 0 with no medium."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused with BlockFault.READ_ONLY."""
+
+    async def read(self, lba: int, count: int) -> bytes | bytearray:
+        """Return ``count`` sectors from ``lba``; a new buffer that the caller may keep."""
+
+    async def write(self, lba: int, data: bytes | bytearray | memoryview) -> None:
+        """Write whole sectors from ``lba``; the data are taken before this first suspends."""
+
+    async def flush(self) -> None:
+        """Return when everything written before is on stable storage."""
