@@ -1,0 +1,1 @@
+"""The control panel: how machines are described, made, watched and driven."""

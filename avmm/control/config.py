@@ -1,0 +1,105 @@
+"""What a virtual machine consists of, as its user describes it.
+
+Everything is checked before anything is made: a ConfigError is one sentence that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+MIB = 1 << 20
+MEMORY_DEFAULT = 64 * MIB
+MEMORY_LIMIT = 3 << 30  # RAM ends below the PCI hole
+
+Clock = Literal["real", "virtual"]
+Mode = Literal["rw", "ro", "overlay"]
+_UNITS = {"": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30}
+
+
+class ConfigError(ValueError):
+    """The description of a machine is wrong; one sentence says what and what to do."""
+
+
+def parse_size(text: str | int) -> int:
+    """Return the bytes that "64M", "512K", "1G" or a plain number mean."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+)\s*([kmg]?)(?:i?b)?\s*", text.lower())
+    if match is None:
+        raise ConfigError(f"cannot read {text!r} as a size: write a number with K, M or G, such as 64M")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """An image and how it may be used: ``rw``, ``ro``, or ``overlay`` (changes are kept apart and the image is not touched)."""
+
+    path: str | Path
+    mode: Mode = "rw"
+    overlay: str | Path | None = None
+    """Where an overlay keeps its changes; None for a temporary place that vanishes with the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmConfig:
+    """One virtual machine. Paths are checked when it is made, sizes at once."""
+
+    name: str = "vm"
+    memory: str | int = MEMORY_DEFAULT
+    disks: tuple[Disk, ...] | list[Disk] = ()
+    floppies: tuple[Disk, ...] | list[Disk] = ()
+    cdrom: str | Path | None = None
+    kernel: str | Path | None = None
+    initrd: str | Path | None = None
+    append: str = ""
+    bios: str | Path = "builtin"
+    """``builtin`` (services by the VMM), ``seabios`` (Debian's package), or the path of a firmware image."""
+    vgabios: str | Path | None = None
+    """The video BIOS that goes with a firmware image; by default Debian's vgabios-isavga.bin beside SeaBIOS."""
+    boot: str = ""
+    """Boot order for the built-in BIOS: letters a (floppy), c (disk), d (CD-ROM); by default what is there, in that order."""
+    clock: Clock = "virtual"
+    seed: int = 0
+    epoch: int | None = None
+    """Seconds since 1970 that the real-time clock starts from; by default now, or a fixed date in virtual time."""
+    placement: dict[str, str] = field(default_factory=dict)
+    """Device name -> "hypervisor" or "service"; what is not named lives where it does by default."""
+    acpi: bool = True
+    on_triple_fault: Literal["reset", "stop"] = "reset"
+    slice_us: int = 1000
+    """Longest time in us that the guest runs before the event loop gets its turn."""
+    code_cache: str | int = 0
+    """Bytes for translated code; 0 chooses by the size of the memory."""
+
+    def __post_init__(self) -> None:
+        size = self.memory_bytes
+        if size < MIB:
+            raise ConfigError(f"{self.memory} of memory is too little: a PC needs at least 1M")
+        if size > MEMORY_LIMIT:
+            raise ConfigError(f"{self.memory} of memory is too much: at most 3G, which end below the PCI hole")
+        free = _host_memory()
+        if size > free:
+            raise ConfigError(f"{self.memory} of memory is more than this host has ({free // MIB}M)")
+        if self.clock not in ("real", "virtual"):
+            raise ConfigError(f"there is no clock {self.clock!r}: choose real or virtual")
+        if self.initrd is not None and self.kernel is None:
+            raise ConfigError("an initrd needs a kernel: give --kernel as well")
+        if self.append and self.kernel is None:
+            raise ConfigError("a kernel command line needs a kernel: give --kernel as well")
+        if len(self.disks) > 4 or (len(self.disks) > 3 and self.cdrom is not None):
+            raise ConfigError("an IDE controller takes four drives, CD-ROM included")
+        if len(self.floppies) > 2:
+            raise ConfigError("a PC takes two floppies")
+
+    @property
+    def memory_bytes(self) -> int:
+        """RAM in bytes, whole pages."""
+        return parse_size(self.memory) & ~4095
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,78 @@
+"""The virtual video as a person or a scenario sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from avmm.control.watch import wait_until
+from avmm.devices.vga.render import save_png
+from avmm.devices.vga.vga import Vga
+from avmm.hypervisor.partition import Partition
+
+Wanted = str | re.Pattern[str] | Callable[[str], bool]
+
+
+def matches(wanted: Wanted, text: str) -> bool:
+    """Whether ``text`` holds what is wanted: a string in it, a pattern found in it, or a function that says so."""
+    if isinstance(wanted, str):
+        return wanted in text
+    if isinstance(wanted, re.Pattern):
+        return wanted.search(text) is not None
+    return wanted(text)
+
+
+def describe(wanted: Wanted) -> str:
+    """Return how to name what is wanted in a message."""
+    return repr(wanted.pattern) if isinstance(wanted, re.Pattern) else repr(wanted)
+
+
+class Screen:
+    """What the guest shows. ``print(vm.screen.text())``."""
+
+    def __init__(self, partition: Partition, vga: Vga) -> None:
+        self._partition = partition
+        self.vga = vga
+
+    def text(self) -> str:
+        """Return the text on the screen, lines without trailing blanks; empty in a graphics mode."""
+        if self.vga.mode() != "text":
+            return ""
+        return "\n".join(row.rstrip() for row in self.vga.text_rows()).rstrip()
+
+    def pixels(self) -> tuple[int, int, bytes]:
+        """Return (width, height, RGB bytes) of what the monitor shows."""
+        return self.vga.pixels()
+
+    def pixel(self, x: int, y: int) -> tuple[int, int, int]:
+        """Return the colour at (x, y)."""
+        width, _, rgb = self.pixels()
+        at = 3 * (y * width + x)
+        return rgb[at], rgb[at + 1], rgb[at + 2]
+
+    def save_png(self, path: str | Path) -> None:
+        """Write a picture of the screen."""
+        save_png(path, self.vga.pixels())
+
+    async def wait_for(self, wanted: Wanted, timeout: float = 10) -> str:
+        """Wait until the screen's text matches and return it; ``timeout`` in seconds of machine time.
+
+        Raises WaitTimeout with the screen as it is then, MachineEnded or GuestFailure.
+        """
+        await wait_until(
+            self._partition,
+            lambda: matches(wanted, self.text()),
+            timeout,
+            lambda: f"the screen showed {describe(wanted)}; it shows:\n{self.text() or '(nothing, or graphics)'}",
+        )
+        return self.text()
+
+    async def wait_pixel(self, x: int, y: int, colour: tuple[int, int, int], timeout: float = 10) -> None:
+        """Wait until the pixel at (x, y) has that colour."""
+
+        def met() -> bool:
+            width, height, _ = self.pixels()
+            return x < width and y < height and self.pixel(x, y) == colour
+
+        await wait_until(self._partition, met, timeout, lambda: f"the pixel at ({x}, {y}) was {colour}")

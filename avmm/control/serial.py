@@ -1,0 +1,73 @@
+"""A serial line as a person or a scenario sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from avmm.control.screen import Wanted, describe, matches
+from avmm.control.watch import wait_until
+from avmm.devices.uart import Uart
+from avmm.hypervisor.partition import Partition
+
+KEPT = 4 << 20
+TAIL = 2000
+
+
+class Serial:
+    """What the guest wrote to a serial port, and a way to write to it."""
+
+    def __init__(self, partition: Partition, uart: Uart) -> None:
+        self._partition = partition
+        self.uart = uart
+        self.output = bytearray()
+        """What the guest has written; the oldest bytes go when it is more than 4 MiB."""
+        self.dropped = 0
+        self.listeners: list[Callable[[bytes], None]] = []
+        """Called with each piece of output."""
+        self._seen = 0
+        uart.on_output = self._take
+
+    def _take(self, data: int) -> None:
+        self.output.append(data)
+        if self.listeners:
+            for listener in self.listeners:
+                listener(bytes((data,)))
+        if len(self.output) > KEPT:
+            self.dropped += len(self.output) // 2
+            del self.output[: len(self.output) // 2]
+            self._seen = 0
+
+    def text(self) -> str:
+        """Return everything written so far that is kept."""
+        return self.output.decode("utf-8", "replace")
+
+    def tail(self, length: int = TAIL) -> str:
+        """Return the last part of the output."""
+        return bytes(self.output[-length:]).decode("utf-8", "replace")
+
+    def write(self, data: str | bytes) -> None:
+        """Send to the guest; it arrives as fast as the guest's driver takes it."""
+        self.uart.receive(data.encode() if isinstance(data, str) else data)
+
+    async def wait_for(self, wanted: Wanted, timeout: float = 10) -> str:
+        """Wait until what was written since the last match matches, and return it; ``timeout`` in seconds of machine time."""
+        start = self._seen
+
+        def text() -> str:
+            return bytes(self.output[start:]).decode("utf-8", "replace")
+
+        length = -1
+
+        def met() -> bool:
+            nonlocal length
+            if len(self.output) == length:
+                return False
+            length = len(self.output)
+            return matches(wanted, text())
+
+        await wait_until(
+            self._partition, met, timeout, lambda: f"the serial line said {describe(wanted)}; its last words:\n{self.tail()}"
+        )
+        found = text()
+        self._seen = len(self.output)
+        return found

@@ -1,0 +1,88 @@
+"""A virtual machine as its user holds it: lifecycle, screen, serial line, keyboard, what it did."""
+
+from __future__ import annotations
+
+from avmm.control.config import VmConfig
+from avmm.control.keyboard import Keyboard, Mouse
+from avmm.control.machine import Machine
+from avmm.control.screen import Screen
+from avmm.control.serial import Serial
+from avmm.control.stats import Stats, collect
+from avmm.control.watch import MachineEnded, sleep, wait_until
+from avmm.hypervisor.partition import RunState
+
+
+class Vm:
+    """One machine. Made by ``Host.create_vm``; see there."""
+
+    def __init__(self, config: VmConfig, machine: Machine) -> None:
+        self.config = config
+        self.machine = machine
+        self.partition = machine.partition
+        self.screen = Screen(machine.partition, machine.vga)
+        self.serial = Serial(machine.partition, machine.uart)
+        self.keyboard = Keyboard(machine.partition, machine.keyboard)
+        self.mouse = Mouse(machine.partition, machine.keyboard)
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """The machine's name."""
+        return self.config.name
+
+    @property
+    def state(self) -> RunState:
+        """Where the machine is in its life."""
+        return self.partition.state
+
+    @property
+    def stats(self) -> Stats:
+        """What the machine did so far."""
+        return collect(self.partition)
+
+    @property
+    def now(self) -> float:
+        """Machine time in seconds since power-on."""
+        return self.partition.clock.now() / 1e9
+
+    async def start(self) -> None:
+        """Power on. Returns at once; ``await vm.screen.wait_for(...)`` or similar lets it run."""
+        await self.partition.power_on()
+
+    async def pause(self) -> None:
+        """Let machine time stand still; returns when no work is in flight."""
+        await self.partition.pause()
+
+    async def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        await self.partition.resume()
+
+    async def reset(self) -> None:
+        """Press the reset button."""
+        self.partition.reset("reset button")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for machine time to pass."""
+        await sleep(self.partition, seconds)
+
+    async def power_button(self) -> None:
+        """Press the power button: an ACPI event for the guest, which may shut down."""
+        self.machine.power.press_power_button()
+
+    async def wait_off(self, timeout: float = 60) -> str:
+        """Wait until the machine is off and return why; ``timeout`` in seconds of machine time. Raises GuestFailure if it failed."""
+        if self.partition.state not in (RunState.OFF, RunState.FAILED):
+            try:
+                await wait_until(self.partition, lambda: False, timeout, lambda: "the machine went off")
+            except MachineEnded:
+                pass
+        if self.partition.failure is not None:
+            raise self.partition.failure
+        return self.partition.off_reason
+
+    async def shutdown(self) -> None:
+        """Pull the plug and close the disks; everything the guest flushed, and everything it wrote, is in the files then."""
+        if not self._closed:
+            self._closed = True
+            await self.partition.stop()
+            await self.machine.close()
