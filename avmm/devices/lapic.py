@@ -5,7 +5,7 @@ table, timer, priorities, EOI). As PC firmware leaves it, LINT0 is ExtINT and no
 so the PIC reaches the processor until the guest decides otherwise; it does too while the APIC is disabled.
 
 The invariant: ``intr`` is what :meth:`LocalApic.acknowledge` would give a vector for, and ``output`` has heard its
-latest value. Timer counts are computed from the clock when read; one bus clock is one ns.
+latest value.
 """
 
 from __future__ import annotations
@@ -15,38 +15,34 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from avmm.devices.device import Board, Device, MemoryRange
-
-BASE = 0xFEE00000
-VERSION = 0x00050014  # integrated APIC, six LVT entries
-FIRST_LEGAL_VECTOR = 16
-
-BASE_BSP = 1 << 8
-BASE_ENABLE = 1 << 11
-_BASE_WRITABLE = 0xFFFFFF000 | BASE_ENABLE | BASE_BSP
-
-SVR_ENABLE = 0x100
-LVT_MASKED = 1 << 16
-LVT_LEVEL = 1 << 15
-LVT_REMOTE_IRR = 1 << 14
-LVT_PERIODIC = 1 << 17
-LVT_DEADLINE = 1 << 18
-
-# Delivery modes, in LVT and ICR bits 8-10.
-FIXED, LOWEST, SMI, NMI, INIT, SIPI, EXTINT = 0, 1, 2, 4, 5, 6, 7
-
-ESR_SEND_ILLEGAL = 1 << 5
-ESR_RECEIVE_ILLEGAL = 1 << 6
-ESR_REGISTER = 1 << 7
-
-# The local vector table: offsets in the page and the bits a guest can write.
-TIMER, THERMAL, PERF, LINT0, LINT1, ERROR = 0x320, 0x330, 0x340, 0x350, 0x360, 0x370
-_LVT_WRITABLE = {TIMER: 0x700FF, THERMAL: 0x107FF, PERF: 0x107FF, LINT0: 0x1A7FF, LINT1: 0x1A7FF, ERROR: 0x100FF}
-_LVT_RESET = {TIMER: LVT_MASKED, THERMAL: LVT_MASKED, PERF: LVT_MASKED, LINT0: EXTINT << 8, LINT1: LVT_MASKED, ERROR: LVT_MASKED}
-
-_DIVIDE = {0b0000: 2, 0b0001: 4, 0b0010: 8, 0b0011: 16, 0b1000: 32, 0b1001: 64, 0b1010: 128, 0b1011: 1}
-
-SHORTEST_PERIOD = 10_000
-"""ns between two interrupts of a periodic timer at least: a guest cannot make the host spin (one IRR bit holds only one anyway)."""
+from avmm.devices.lapic_registers import (
+    BASE,
+    BASE_BSP,
+    BASE_ENABLE,
+    BASE_WRITABLE,
+    ERROR,
+    ESR_RECEIVE_ILLEGAL,
+    ESR_REGISTER,
+    ESR_SEND_ILLEGAL,
+    EXTINT,
+    FIRST_LEGAL_VECTOR,
+    FIXED,
+    LINT0,
+    LINT1,
+    LOWEST,
+    LVT_LEVEL,
+    LVT_MASKED,
+    LVT_REMOTE_IRR,
+    LVT_RESET,
+    LVT_WRITABLE,
+    NMI,
+    PERF,
+    SVR_ENABLE,
+    THERMAL,
+    TIMER,
+    VERSION,
+)
+from avmm.devices.lapic_timer import ApicTimer
 
 
 class Pic(Protocol):
@@ -68,7 +64,7 @@ class LocalApic(Device):
 
     @dataclass(frozen=True)
     class State:
-        """Everything the guest can see; times in ns of machine time."""
+        """Everything the guest can see."""
 
         base: int
         id: int
@@ -84,10 +80,7 @@ class LocalApic(Device):
         icr: int
         lvt: tuple[int, int, int, int, int, int]
         pins: tuple[bool, bool]
-        initial: int
-        divide: int
-        origin: int | None
-        due: int | None
+        timer: ApicTimer.State
         version: int = 1
 
     def __init__(self, board: Board, pic: Pic) -> None:
@@ -99,7 +92,7 @@ class LocalApic(Device):
         """Told the vector when a level-triggered interrupt ends: the EOI broadcast to the I/O APIC."""
         self.on_nmi: Callable[[], None] = _nothing
         """Told of an NMI, by IPI to self or through an LVT entry."""
-        self.timer = self.clock.timer(self._expired)
+        self.timer = ApicTimer(self.clock, self._timer_expired)
         self._driven = False
         self._power_on()
 
@@ -118,11 +111,8 @@ class LocalApic(Device):
         self._isr = self._tmr = self._irr = 0  # 256 bits each
         self._esr = self._errors = 0
         self._icr = 0
-        self._lvt = dict(_LVT_RESET)
-        self._initial = 0
-        self._divide = 0
-        self._origin: int | None = None  # when the count was at its initial value; None while stopped
-        self.timer.cancel()
+        self._lvt = dict(LVT_RESET)
+        self.timer.reset()
 
     def reset(self) -> None:
         """RESET#: enabled globally, disabled by software, PIC passed through."""
@@ -223,6 +213,9 @@ class LocalApic(Device):
                 self._lvt[offset] = entry | LVT_REMOTE_IRR
             self.inject(entry & 0xFF, level_triggered)
 
+    def _timer_expired(self) -> None:
+        self.inject(self._lvt[TIMER] & 0xFF)
+
     def _error(self, bits: int) -> None:
         new = bits & ~self._errors
         self._errors |= bits
@@ -315,7 +308,7 @@ class LocalApic(Device):
         if not value & SVR_ENABLE:
             for offset in self._lvt:
                 self._lvt[offset] |= LVT_MASKED
-            self._arm()
+            self.timer.write_entry(self._lvt[TIMER])
         self._update()
 
     def _write_esr(self, value: int) -> None:
@@ -353,77 +346,17 @@ class LocalApic(Device):
 
     def _write_lvt(self, offset: int, value: int) -> None:
         old = self._lvt[offset]
-        entry = value & _LVT_WRITABLE[offset]
+        entry = value & LVT_WRITABLE[offset]
         if not self._svr & SVR_ENABLE:
             entry |= LVT_MASKED
         if entry & LVT_LEVEL:
             entry |= old & LVT_REMOTE_IRR
-        if offset == TIMER and (old ^ entry) & (LVT_PERIODIC | LVT_DEADLINE):
-            self._settle(old)
         self._lvt[offset] = entry
         if offset == TIMER:
-            self._arm()
+            self.timer.write_entry(entry)
         elif self._pins.get(offset, False) and entry & LVT_LEVEL:
             self._deliver_local(offset)
         self._update()
-
-    # -- the timer
-
-    def _length(self) -> int:
-        return self._initial * _DIVIDE[self._divide]
-
-    def _count(self) -> int:
-        """The current count register, from the clock."""
-        if self._origin is None or not self._initial or self._lvt[TIMER] & LVT_DEADLINE:
-            return 0
-        elapsed = (self.clock.now() - self._origin) // _DIVIDE[self._divide]
-        if self._lvt[TIMER] & LVT_PERIODIC:
-            return self._initial - elapsed % self._initial
-        return max(0, self._initial - elapsed)
-
-    def _settle(self, old: int) -> None:
-        """The mode is about to change: a finished one-shot stays finished, a period becomes one last countdown."""
-        if self._origin is None or not self._initial:
-            return
-        elapsed = self.clock.now() - self._origin
-        if old & LVT_PERIODIC:
-            self._origin += elapsed // self._length() * self._length()
-        elif old & LVT_DEADLINE or elapsed >= self._length():
-            self._origin = None
-
-    def _write_initial(self, value: int) -> None:
-        self._initial = value
-        self._origin = self.clock.now() if value and not self._lvt[TIMER] & LVT_DEADLINE else None
-        self._arm()
-
-    def _write_divide(self, value: int) -> None:
-        count = self._count()
-        self._divide = value & 0xB
-        if self._origin is not None:
-            self._origin = self.clock.now() - (self._initial - count) * _DIVIDE[self._divide] if count else None
-        self._arm()
-
-    def _arm(self) -> None:
-        """Arm for the next edge that somebody hears."""
-        entry = self._lvt[TIMER]
-        self.timer.cancel()
-        if self._origin is None or entry & (LVT_MASKED | LVT_DEADLINE):
-            return
-        length = self._length()
-        now = self.clock.now()
-        if not entry & LVT_PERIODIC:
-            if now < self._origin + length:
-                self.timer.arm(self._origin + length)
-        else:
-            periods = (now - self._origin) // length + 1
-            earliest = -(-SHORTEST_PERIOD // length)  # in whole periods, so that slow timers keep their phase exactly
-            self.timer.arm(self._origin + (periods + earliest - 1) * length)
-
-    def _expired(self) -> None:
-        entry = self._lvt[TIMER]
-        if entry & LVT_PERIODIC:
-            self._arm()
-        self.inject(entry & 0xFF)
 
     # -- IA32_APIC_BASE (MSR 1Bh)
 
@@ -434,7 +367,7 @@ class LocalApic(Device):
 
     def write_base(self, value: int) -> bool:
         """Write the MSR; False (for #GP) on reserved bits, x2APIC mode among them. The page itself stays at FEE00000h."""
-        if value & ~_BASE_WRITABLE:
+        if value & ~BASE_WRITABLE:
             return False
         was_enabled = self._base & BASE_ENABLE
         self._base = value & ~BASE_BSP | self._base & BASE_BSP
@@ -462,10 +395,7 @@ class LocalApic(Device):
             icr=self._icr,
             lvt=(lvt[TIMER], lvt[THERMAL], lvt[PERF], lvt[LINT0], lvt[LINT1], lvt[ERROR]),
             pins=(self._pins[LINT0], self._pins[LINT1]),
-            initial=self._initial,
-            divide=self._divide,
-            origin=self._origin,
-            due=self.timer.due,
+            timer=self.timer.save(),
         )
 
     def restore(self, state: State) -> None:
@@ -477,10 +407,7 @@ class LocalApic(Device):
         self._esr, self._errors, self._icr = state.esr, state.errors, state.icr
         self._lvt = dict(zip((TIMER, THERMAL, PERF, LINT0, LINT1, ERROR), state.lvt, strict=True))
         self._pins = {LINT0: state.pins[0], LINT1: state.pins[1]}
-        self._initial, self._divide, self._origin = state.initial, state.divide, state.origin
-        self.timer.cancel()
-        if state.due is not None:
-            self.timer.arm(state.due)
+        self.timer.restore(state.timer, self._lvt[TIMER])
         self._driven = self.intr
         self.output(self._driven)
 
@@ -499,9 +426,9 @@ _READ: dict[int, Callable[[LocalApic], int]] = {
     0x280: lambda apic: apic._esr,
     0x300: lambda apic: apic._icr & 0xFFFFFFFF,
     0x310: lambda apic: apic._icr >> 32,
-    0x380: lambda apic: apic._initial,
-    0x390: lambda apic: apic._count(),
-    0x3E0: lambda apic: apic._divide,
+    0x380: lambda apic: apic.timer.initial,
+    0x390: lambda apic: apic.timer.count,
+    0x3E0: lambda apic: apic.timer.divide,
 }
 
 _WRITE: dict[int, Callable[[LocalApic, int], None]] = {
@@ -512,8 +439,8 @@ _WRITE: dict[int, Callable[[LocalApic, int], None]] = {
     0x280: LocalApic._write_esr,
     0x300: LocalApic._write_icr_low,
     0x310: LocalApic._write_icr_high,
-    0x380: LocalApic._write_initial,
-    0x3E0: LocalApic._write_divide,
+    0x380: lambda apic, value: apic.timer.write_initial(value),
+    0x3E0: lambda apic, value: apic.timer.write_divide(value),
 }
 
 

@@ -1,4 +1,4 @@
-"""ACPI power management: the fixed hardware of an 82371AB (PIIX4), at I/O base 0xB000.
+"""ACPI power management: the fixed hardware of an 82371AB (PIIX4), at a fixed I/O base.
 
 After the ACPI specification, "ACPI Hardware Specification" (PM1 event and control registers, PM timer, GPE block), with
 the addresses of the PIIX4 datasheet, section 7.2, and its software SMI ports B2h and B3h, which switch between legacy and ACPI mode.
@@ -14,10 +14,14 @@ from avmm.clock import SECOND
 from avmm.devices.device import Board, Device, PortRange
 
 PM_BASE = 0xB000
-PM1_EVENT = PM_BASE
-PM1_CONTROL = PM_BASE + 4
-PM_TIMER = PM_BASE + 8
-GPE0 = PM_BASE + 16
+"""Where the block is unless the machine says otherwise (SeaBIOS expects the PIIX4's at 0x600)."""
+
+# Offsets in the block
+PM1_EVENT = 0
+PM1_CONTROL = 4
+PM_TIMER = 8
+GPE0 = 16
+
 SMI_COMMAND = 0xB2
 SMI_STATUS = 0xB3
 SCI_IRQ = 9
@@ -38,7 +42,7 @@ SLP_EN = 1 << 13
 _CONTROL_BITS = 0x1C03  # SCI_EN, BM_RLD, SLP_TYP; SLP_EN and GBL_RLS read as 0
 SLP_TYP_SOFT_OFF = 0
 
-# Where each byte of the event, control and GPE registers lives: (attribute, shift).
+# Where each byte of the event, control and GPE registers lives, by offset: (attribute, shift).
 _BYTES = {
     PM1_EVENT: ("status", 0),
     PM1_EVENT + 1: ("status", 8),
@@ -50,23 +54,14 @@ _BYTES = {
     GPE0 + 1: ("gpe_status", 8),
     GPE0 + 2: ("gpe_enable", 0),
     GPE0 + 3: ("gpe_enable", 8),
-    SMI_COMMAND: ("command", 0),
-    SMI_STATUS: ("command", 8),
 }
+_SMI_BYTES = {SMI_COMMAND: ("command", 0), SMI_STATUS: ("command", 8)}
 
 
 class AcpiPower(Device):
-    """PM1a event and control blocks, the PM timer, GPE0, and the ACPI enable command."""
+    """PM1a event and control blocks, the PM timer, GPE0, and the ACPI enable command. ``base`` is a multiple of 64."""
 
     name = "acpi-power"
-    ports = (
-        PortRange(PM1_EVENT, 4, 2),
-        PortRange(PM1_CONTROL, 2, 2),
-        PortRange(PM_TIMER, 4, 4),
-        PortRange(GPE0, 4, 2),
-        PortRange(SMI_COMMAND, 2, 1),
-    )
-
     @dataclass(frozen=True)
     class State:
         """The registers; ``carry`` is the timer's carry count when TMR_STS was last cleared."""
@@ -80,8 +75,17 @@ class AcpiPower(Device):
         carry: int
         version: int = 1
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, base: int = PM_BASE) -> None:
         super().__init__(board)
+        self.ports = (
+            PortRange(base + PM1_EVENT, 4, 2),
+            PortRange(base + PM1_CONTROL, 2, 2),
+            PortRange(base + PM_TIMER, 4, 4),
+            PortRange(base + GPE0, 4, 2),
+            PortRange(SMI_COMMAND, 2, 1),
+        )
+        self._timer_ports = range(base + PM_TIMER, base + PM_TIMER + 4)
+        self._bytes = {base + offset: place for offset, place in _BYTES.items()} | _SMI_BYTES
         self.sci = board.line(SCI_IRQ)
         self.timer = self.clock.timer(self._update)
         self._power_on()
@@ -134,7 +138,7 @@ class AcpiPower(Device):
     # -- ports
 
     def read(self, port: int, size: int) -> int:
-        if PM_TIMER <= port < PM_TIMER + 4:
+        if port in self._timer_ports:
             value = (self._ticks() & 0xFFFFFF) >> 8 * (port & 3)
             return value & ((1 << 8 * size) - 1)
         value = 0
@@ -143,7 +147,7 @@ class AcpiPower(Device):
         return value
 
     def _read_byte(self, port: int) -> int:
-        place = _BYTES.get(port)
+        place = self._bytes.get(port)
         if place is None:
             return 0xFF
         name, shift = place
@@ -152,7 +156,7 @@ class AcpiPower(Device):
 
     def write(self, port: int, size: int, value: int) -> None:
         for index in range(size):
-            place = _BYTES.get(port + index)
+            place = self._bytes.get(port + index)
             if place is not None:
                 name, shift = place
                 _WRITE[name](self, (value >> 8 * index & 0xFF) << shift, 0xFF << shift)

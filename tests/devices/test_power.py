@@ -116,6 +116,16 @@ def test_general_purpose_events(bench: Bench, power: AcpiPower) -> None:
     assert not sci(bench)
 
 
+def test_block_can_be_elsewhere() -> None:
+    bench = Bench()
+    power = AcpiPower(bench, 0x600)
+    assert {(ports.first, ports.count) for ports in power.ports} == {(0x600, 4), (0x604, 2), (0x608, 4), (0x610, 4), (0xB2, 2)}
+    bench.pass_time(SECOND)
+    assert bench.read(power, 0x608, 4) == 3579545
+    bench.write(power, 0x604, 0x2000, 2)
+    assert len(bench.requests) == 1
+
+
 def test_reset(bench: Bench, power: AcpiPower) -> None:
     bench.write(power, 0xB2, 0xF1)
     bench.write(power, ENABLE, 0x101, 2)

@@ -1,0 +1,94 @@
+"""Scan codes of set 1 to BIOS key words: the tables of int 9, U.S. layout.
+
+IBM PS/2 BIOS Interface Technical Reference, "Keyboard" (key words of int 16h). A word is scan code << 8 | character.
+The invariant: a table without an entry means that the combination is suppressed.
+"""
+
+from __future__ import annotations
+
+_ROWS = (
+    (0x02, "1234567890-=", "!@#$%^&*()_+"),
+    (0x10, "qwertyuiop[]", "QWERTYUIOP{}"),
+    (0x1E, "asdfghjkl;'`", 'ASDFGHJKL:"~'),
+    (0x2B, "\\zxcvbnm,./", "|ZXCVBNM<>?"),
+)
+
+NORMAL: dict[int, int] = {}
+SHIFT: dict[int, int] = {}
+CTRL: dict[int, int] = {}
+ALT: dict[int, int] = {}
+LETTERS: set[int] = set()
+"""Scan codes that Caps Lock works on."""
+
+
+def _fill() -> None:
+    for first, unshifted, upper in _ROWS:
+        for scan, (low, high) in enumerate(zip(unshifted, upper, strict=True), first):
+            NORMAL[scan] = scan << 8 | ord(low)
+            SHIFT[scan] = scan << 8 | ord(high)
+            if low.isalpha():
+                LETTERS.add(scan)
+                CTRL[scan] = scan << 8 | ord(low) & 0x1F
+                ALT[scan] = scan << 8
+            elif scan <= 0x0D:
+                ALT[scan] = scan + 0x76 << 8  # Alt-1 is 7800h ... Alt-= 8300h
+            else:
+                ALT[scan] = scan << 8 | 0xF0
+    CTRL.update({0x03: 0x0300, 0x07: 0x071E, 0x0C: 0x0C1F, 0x1A: 0x1A1B, 0x1B: 0x1B1D, 0x2B: 0x2B1C})
+    for scan, plain, shifted, ctrl, alt in (
+        (0x01, 0x011B, 0x011B, 0x011B, 0x01F0),  # Esc
+        (0x0E, 0x0E08, 0x0E08, 0x0E7F, 0x0EF0),  # Backspace
+        (0x0F, 0x0F09, 0x0F00, 0x9400, 0xA500),  # Tab
+        (0x1C, 0x1C0D, 0x1C0D, 0x1C0A, 0x1CF0),  # Enter
+        (0x39, 0x3920, 0x3920, 0x3920, 0x3920),  # Space
+        (0x57, 0x8500, 0x8700, 0x8900, 0x8B00),  # F11
+        (0x58, 0x8600, 0x8800, 0x8A00, 0x8C00),  # F12
+        (0x56, 0x565C, 0x567C, 0, 0),  # the 102nd key
+        (0x37, 0x372A, 0x372A, 0x9600, 0x37F0),  # keypad *
+        (0x4A, 0x4A2D, 0x4A2D, 0x8E00, 0x4AF0),  # keypad -
+        (0x4E, 0x4E2B, 0x4E2B, 0x9000, 0x4EF0),  # keypad +
+    ):
+        for table, word in ((NORMAL, plain), (SHIFT, shifted), (CTRL, ctrl), (ALT, alt)):
+            if word:
+                table[scan] = word
+    for key in range(10):  # F1-F10
+        NORMAL[0x3B + key] = 0x3B + key << 8
+        SHIFT[0x3B + key] = 0x54 + key << 8
+        CTRL[0x3B + key] = 0x5E + key << 8
+        ALT[0x3B + key] = 0x68 + key << 8
+
+
+_fill()
+
+KEYPAD: dict[int, tuple[int, int, int]] = {
+    0x47: (0x4700, 0x4737, 0x7700),
+    0x48: (0x4800, 0x4838, 0x8D00),
+    0x49: (0x4900, 0x4939, 0x8400),
+    0x4B: (0x4B00, 0x4B34, 0x7300),
+    0x4C: (0x4CF0, 0x4C35, 0x8F00),
+    0x4D: (0x4D00, 0x4D36, 0x7400),
+    0x4F: (0x4F00, 0x4F31, 0x7500),
+    0x50: (0x5000, 0x5032, 0x9100),
+    0x51: (0x5100, 0x5133, 0x7600),
+    0x52: (0x5200, 0x5230, 0x9200),
+    0x53: (0x5300, 0x532E, 0x9300),
+}
+"""The numeric keypad: cursor function, digit (Num Lock or Shift), with Ctrl."""
+
+KEYPAD_DIGITS = {scan: (word[1] & 0xFF) - 0x30 for scan, word in KEYPAD.items() if scan != 0x53}
+
+EXTENDED: dict[int, tuple[int, int, int, int]] = {
+    0x1C: (0xE00D, 0xE00D, 0xE00A, 0xA600),  # keypad Enter
+    0x35: (0xE02F, 0xE02F, 0x9500, 0xA400),  # keypad /
+    0x47: (0x47E0, 0x47E0, 0x77E0, 0x9700),
+    0x48: (0x48E0, 0x48E0, 0x8DE0, 0x9800),
+    0x49: (0x49E0, 0x49E0, 0x84E0, 0x9900),
+    0x4B: (0x4BE0, 0x4BE0, 0x73E0, 0x9B00),
+    0x4D: (0x4DE0, 0x4DE0, 0x74E0, 0x9D00),
+    0x4F: (0x4FE0, 0x4FE0, 0x75E0, 0x9F00),
+    0x50: (0x50E0, 0x50E0, 0x91E0, 0xA000),
+    0x51: (0x51E0, 0x51E0, 0x76E0, 0xA100),
+    0x52: (0x52E0, 0x52E0, 0x92E0, 0xA200),
+    0x53: (0x53E0, 0x53E0, 0x93E0, 0xA300),
+}
+"""Keys whose code follows E0h: plain, shifted, with Ctrl, with Alt."""

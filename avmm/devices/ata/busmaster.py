@@ -1,0 +1,234 @@
+"""The bus-master IDE function of PIIX3/PIIX4 (BMIDE): scatter/gather DMA for two ATA channels.
+
+Intel 82371SB/82371AB datasheets, "Bus Master IDE I/O Registers", and "Programming Interface for Bus Master IDE
+Controller" 1.0 (SFF-8038i). Sixteen ports at an address that PCI BAR 4 assigns: command (+0), status (+2) and
+descriptor table pointer (+4) for the primary channel, the same eight bytes up for the secondary.
+
+The invariant: an engine moves bytes only while Active is set, in the direction of its command register, through the
+current region of the descriptor table; Active is cleared by the end of the table, by an error or by clearing Start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from avmm.devices.ata.channel import AtaChannel
+from avmm.devices.device import Board, Device, PortRange
+from avmm.memory import GuestMemory
+
+# command
+START: Final = 0x01
+TO_MEMORY: Final = 0x08
+
+# status
+ACTIVE: Final = 0x01
+ERROR: Final = 0x02
+INTERRUPT: Final = 0x04
+DRIVES_CAPABLE: Final = 0x60
+
+END_OF_TABLE: Final = 0x80000000
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """One channel's saved engine."""
+
+    command: int
+    status: int
+    table: int
+    entry: int
+    address: int
+    left: int
+    last: bool
+
+
+class Engine:
+    """One channel's DMA engine. ``on_start`` is called when it is started, so that the drive can move what waits."""
+
+    def __init__(self, memory: GuestMemory, on_start: Callable[[], None]) -> None:
+        self.memory = memory
+        self.on_start = on_start
+        self.reset()
+
+    def reset(self) -> None:
+        """Go to the state after power-on."""
+        self.command = 0
+        self.status = 0
+        self.table = 0
+        """Descriptor table pointer register."""
+        self.entry = 0
+        """Address of the next descriptor."""
+        self.address = 0
+        self.left = 0
+        """Bytes left of the current region, at ``address``."""
+        self.last = False
+        """The current region is the last one."""
+
+    # -- registers
+
+    def write_command(self, value: int) -> None:
+        """Take the command register; setting Start starts over from the table's first descriptor, clearing it aborts."""
+        started = value & START and not self.command & START
+        if value & START and self.status & ACTIVE:
+            value = value & ~TO_MEMORY | self.command & TO_MEMORY  # the direction must not change while active
+        self.command = value & (START | TO_MEMORY)
+        if started:
+            self.status |= ACTIVE
+            self.entry, self.left, self.last = self.table, 0, False
+            self.on_start()
+        elif not value & START:
+            self.status &= ~ACTIVE
+
+    def write_status(self, value: int) -> None:
+        """Take the status register: drive capability bits are stored, Error and Interrupt cleared by writing ones."""
+        self.status = self.status & ~DRIVES_CAPABLE | value & DRIVES_CAPABLE
+        self.status &= ~(value & (ERROR | INTERRUPT))
+
+    # -- what the channel calls
+
+    def store(self, data: memoryview) -> int:
+        """Move bytes from the drive to memory as far as the table goes; return how many."""
+        moved = 0
+        while moved < len(data) and self._region(TO_MEMORY):
+            size = min(self.left, len(data) - moved)
+            self.memory.write(self.address, data[moved : moved + size])
+            moved += size
+            self._advance(size)
+        return moved
+
+    def fetch(self, count: int) -> bytes:
+        """Return up to ``count`` bytes from memory as far as the table goes."""
+        parts: list[bytes] = []
+        while count and self._region(0):
+            size = min(self.left, count)
+            parts.append(self.memory.read(self.address, size))
+            count -= size
+            self._advance(size)
+        return b"".join(parts)
+
+    def interrupt(self) -> None:
+        """Latch a rising INTRQ."""
+        self.status |= INTERRUPT
+
+    # -- the table
+
+    def _region(self, direction: int) -> bool:
+        """Return whether there is a region to move bytes to or from; reads the next descriptor when one is used up."""
+        if not self.status & ACTIVE or self.command & TO_MEMORY != direction:
+            return False
+        if self.left:
+            return True
+        if self.entry + 8 > self.memory.size:
+            return self._fault()
+        address, control = self.memory.unpack("<II", self.entry)
+        self.entry += 8
+        self.address = address & ~1
+        self.left = control & 0xFFFE or 0x10000
+        self.last = bool(control & END_OF_TABLE)
+        if self.address + self.left > self.memory.size:
+            return self._fault()
+        return True
+
+    def _fault(self) -> bool:
+        """Nobody answers on the bus at that address: master abort."""
+        self.left = 0
+        self.status = self.status & ~ACTIVE | ERROR
+        return False
+
+    def _advance(self, size: int) -> None:
+        self.address += size
+        self.left -= size
+        if not self.left and self.last:
+            self.status &= ~ACTIVE
+
+    # -- saved state
+
+    def save(self) -> EngineState:
+        """Return the engine's state."""
+        return EngineState(self.command, self.status, self.table, self.entry, self.address, self.left, self.last)
+
+    def restore(self, state: EngineState) -> None:
+        """Continue from ``state``; nothing is moved by that."""
+        self.command, self.status, self.table = state.command, state.status, state.table
+        self.entry, self.address, self.left, self.last = state.entry, state.address, state.left, state.last
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The saved bus master; where its ports are is the PCI function's state."""
+
+    engines: tuple[EngineState, ...]
+    version: int = 1
+
+
+class BusMaster(Device):
+    """The bus master of the given channels. It has no ports until :meth:`move` is told where PCI put them."""
+
+    name = "bmide"
+
+    def __init__(self, board: Board, channels: Sequence[AtaChannel]) -> None:
+        super().__init__(board)
+        if not 1 <= len(channels) <= 2:
+            raise ValueError("a bus master serves one or two ATA channels")
+        self.base: int | None = None
+        self.engines: list[Engine] = []
+        for channel in channels:
+            engine = Engine(board.memory, channel.sequencer.dma_ready)
+            channel.sequencer.engine = engine
+            self.engines.append(engine)
+
+    def move(self, base: int | None) -> None:
+        """Be at I/O address ``base`` from now on, None for nowhere. The integrator tells the bus (``ports`` has changed)."""
+        self.base = base
+        self.ports = () if base is None else (PortRange(base, 16, 4),)
+
+    def read(self, port: int, size: int) -> int:
+        offset = port - (self.base or 0)
+        value = 0
+        for index in range(size):
+            value |= self._read_byte(offset + index) << 8 * index
+        return value
+
+    def _read_byte(self, offset: int) -> int:
+        number, offset = offset >> 3, offset & 7
+        if number >= len(self.engines):
+            return 0
+        engine = self.engines[number]
+        if offset == 0:
+            return engine.command
+        if offset == 2:
+            return engine.status
+        return engine.table >> 8 * (offset - 4) & 0xFF if offset >= 4 else 0
+
+    def write(self, port: int, size: int, value: int) -> None:
+        offset = port - (self.base or 0)
+        for index in range(size):
+            self._write_byte(offset + index, value >> 8 * index & 0xFF)
+
+    def _write_byte(self, offset: int, value: int) -> None:
+        number, offset = offset >> 3, offset & 7
+        if number >= len(self.engines):
+            return
+        engine = self.engines[number]
+        if offset == 0:
+            engine.write_command(value)
+        elif offset == 2:
+            engine.write_status(value)
+        elif offset >= 4:
+            shift = 8 * (offset - 4)
+            engine.table = (engine.table & ~(0xFF << shift) | value << shift) & 0xFFFFFFFC
+
+    def reset(self) -> None:
+        for engine in self.engines:
+            engine.reset()
+
+    def save(self) -> State:
+        return State(tuple(engine.save() for engine in self.engines))
+
+    def restore(self, state: State) -> None:
+        if state.version != 1 or len(state.engines) != len(self.engines):
+            raise ValueError("bmide: the saved bus master has other channels, or its version is not known")
+        for engine, saved in zip(self.engines, state.engines, strict=True):
+            engine.restore(saved)

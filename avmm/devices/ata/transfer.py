@@ -1,0 +1,127 @@
+"""One command's data on their way between the medium and the host, and the request that is with the medium.
+
+No protocol here: :class:`Transfer` says which sectors are in the buffer and which part of it is the current DRQ block;
+:class:`Pending` says what was asked of the medium and when its answer is due, so that it can be asked again after a
+restore. The invariant: the sectors of a command are [done][buffer][remaining], in that order and without gaps.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from avmm.clock import MICROSECOND
+from avmm.devices.ata.drive import CD_RATIO
+from avmm.devices.ata.registers import Address, Phase
+from avmm.devices.block import SECTOR, BlockDevice, BlockError
+
+CHUNK: Final = 128 * 1024 // SECTOR
+"""Sectors in one request to the medium, at most."""
+COMMAND_TIME: Final = 20 * MICROSECOND
+"""Machine time that any request to the medium takes in virtual time ..."""
+SECTOR_TIME: Final = 1 * MICROSECOND
+"""... and what each of its sectors adds."""
+
+
+class Work(enum.Enum):
+    """What can be asked of the medium."""
+
+    READ = "read"
+    VERIFY = "read and discard"
+    WRITE = "write the buffer"
+    FLUSH = "flush"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that is with the medium; the data of a write are the transfer's buffer."""
+
+    work: Work
+    lba: int
+    count: int
+    due: int
+    """Machine time (ns) at which it completes in virtual time."""
+
+
+@dataclass(slots=True)
+class Transfer:
+    """The data phase of one command."""
+
+    flow: Phase = Phase.IDLE
+    """DATA_IN, DATA_OUT, DMA_IN, DMA_OUT or PACKET; IDLE for commands without data for the host."""
+    address: Address = Address.CHS
+    lba: int = 0
+    """512-byte sector at the buffer's first byte."""
+    remaining: int = 0
+    """Sectors behind the buffer."""
+    block: int = SECTOR
+    """Bytes per DRQ block."""
+    buffer: bytes | bytearray = b""
+    start: int = 0
+    """Where the current DRQ block starts; for DMA, how far the bus master got."""
+    end: int = 0
+    pad: int = 0
+    """1 when the last byte of the buffer only fills up the last word."""
+
+    @property
+    def next_lba(self) -> int:
+        """The first sector behind the buffer."""
+        return self.lba + len(self.buffer) // SECTOR
+
+    @property
+    def grain(self) -> int:
+        """Sectors that can only be delivered together."""
+        if self.address is Address.PACKET:
+            return CD_RATIO
+        return self.block // SECTOR if self.flow is Phase.DATA_IN else 1
+
+
+class DmaEngine(Protocol):
+    """A bus master as a channel sees it."""
+
+    def store(self, data: memoryview) -> int:
+        """Move bytes from the drive to memory; return how many it took: 0 when it is not started that way."""
+
+    def fetch(self, count: int) -> bytes:
+        """Return up to ``count`` bytes from memory for the drive; none when it is not started that way."""
+
+    def interrupt(self) -> None:
+        """INTRQ rose."""
+
+
+class NoEngine:
+    """A cable with no bus master on its other end."""
+
+    def store(self, data: memoryview) -> int:
+        """Take nothing."""
+        return 0
+
+    def fetch(self, count: int) -> bytes:
+        """Give nothing."""
+        return b""
+
+    def interrupt(self) -> None:
+        """Nobody latches it."""
+
+
+async def read_good(disk: BlockDevice, lba: int, count: int, grain: int) -> bytes | bytearray:
+    """Read ``count`` sectors; when one fails, those before it in whole grains, so that the next request starts with the bad grain."""
+    try:
+        return await disk.read(lba, count)
+    except BlockError as error:
+        good = (error.lba - lba) // grain * grain
+        if not 0 < good < count:
+            raise
+    return await disk.read(lba, good)
+
+
+async def write_good(disk: BlockDevice, lba: int, data: bytes | bytearray) -> None:
+    """Write all of ``data``; when a sector fails, those before it are written and the error is raised."""
+    try:
+        await disk.write(lba, data)
+    except BlockError as error:
+        good = (error.lba - lba) * SECTOR
+        if 0 < good < len(data):
+            await disk.write(lba, memoryview(data)[:good])
+        raise
