@@ -139,13 +139,18 @@ class VirtualClock(Clock):
         super().__init__()
         self.executed = executed
         self.skipped = 0
+        self.on_skip: Callable[[int], None] = lambda skipped: None
+        """Hears the whole time skipped so far, ns: the processor's time stamp counter goes along."""
 
     def now(self) -> int:
         return self.executed() + self.skipped
 
     def advance_to(self, due: int) -> None:
         """Skip to ``due``; a halted machine does this instead of waiting. Going backwards is ignored."""
-        self.skipped = max(self.skipped, due - self.executed())
+        skipped = due - self.executed()
+        if skipped > self.skipped:
+            self.skipped = skipped
+            self.on_skip(skipped)
 
 
 def _nothing() -> None:

@@ -18,6 +18,11 @@ class Keyboard:
         self._partition = partition
         self._controller = controller
 
+    @property
+    def queued(self) -> int:
+        """Keys pressed or let go that the guest has not read yet."""
+        return self._controller.queued
+
     def press(self, key: str) -> None:
         """Press a key by name ("a", "enter", "f1", "ctrl"); it stays down until :meth:`release`."""
         self._controller.press(key)

@@ -17,6 +17,7 @@ from avmm.boot import acpi, firmware, layout, linux, multiboot
 from avmm.boot.bios.bios import Bios
 from avmm.boot.bios.drives import BiosDrive
 from avmm.boot.bios.video import VideoServices
+from avmm.boot.bios.video_rom import video_rom
 from avmm.boot.errors import BootError
 from avmm.clock import MICROSECOND
 from avmm.control.config import MIB, ConfigError, Disk, VmConfig, parse_size
@@ -40,6 +41,7 @@ from avmm.devices.power import AcpiPower
 from avmm.devices.rtc import Rtc
 from avmm.devices.speaker import Speaker
 from avmm.devices.uart import Uart
+from avmm.devices.vga.font import font
 from avmm.devices.vga.vga import Vga
 from avmm.host.service import ServiceOs
 from avmm.host.virtualization_driver import Disk as HostDisk
@@ -50,6 +52,7 @@ ISA_LINES = 16
 IOAPIC_INPUTS = 24
 TIMER_INPUT = 2  # where IRQ 0 goes on the I/O APIC of every PC
 ACPI_AT = 0xE0000
+VIDEO_ROM_AT = 0xC0000
 VGA_HOLE = (0xA0000, 0x20000)
 OUTSIDE_BY_DEFAULT = frozenset({"ata0", "ata1", "bmide"})
 VIRTUAL_EPOCH = int(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp())
@@ -171,6 +174,7 @@ def _build(
     machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, [*disks, *floppies])
     parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, uart, power, debug, port_e9, PostCode(partition), speaker]
     parts += [*channels, bus_master, pci]
+    vga.reset()  # maps its memory
     for device in parts:
         _plug(partition, service, config, device)
     _start_with(machine, config, drives)
@@ -242,7 +246,8 @@ def _start_with(machine: Machine, config: VmConfig, drives: list[BiosDrive]) -> 
 
         bios = Bios(
             partition, partition.processor, partition.ports, video, drives,
-            memory_size=config.memory_bytes, memory_map=layout.memory_map(config.memory_bytes), on_boot_failure=failed,
+            memory_size=config.memory_bytes, memory_map=layout.memory_map(config.memory_bytes),
+            font_8x8=font(8)[:1024], on_boot_failure=failed,
         )  # fmt: skip
         partition.plug(bios)
         if config.kernel is not None:
@@ -251,7 +256,7 @@ def _start_with(machine: Machine, config: VmConfig, drives: list[BiosDrive]) -> 
 
         def power_on() -> CpuState:
             machine.boot_failure = ""
-            bios.install()
+            _install(partition, bios)
             if config.acpi:
                 _place_acpi(partition)
             return bios.start_state()
@@ -261,6 +266,11 @@ def _start_with(machine: Machine, config: VmConfig, drives: list[BiosDrive]) -> 
     if config.kernel is not None:
         raise ConfigError("a kernel is started by the built-in BIOS: leave --bios away")
     partition.boot_state = _firmware_start(machine, config)
+
+
+def _install(partition: Partition, bios: Bios) -> None:
+    bios.install()
+    partition.memory.write(VIDEO_ROM_AT, video_rom())
 
 
 def _place_acpi(partition: Partition) -> int:
@@ -290,7 +300,7 @@ def _kernel_start(machine: Machine, config: VmConfig, bios: Bios, video: VideoSe
             raise BootError(f"{config.kernel} is no kernel: neither a Linux bzImage or vmlinux nor a multiboot image") from None
 
     def start() -> CpuState:
-        bios.install()
+        _install(partition, bios)
         video.set_mode(3)
         rsdp = _place_acpi(partition) if config.acpi else None
         size = config.memory_bytes

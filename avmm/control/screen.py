@@ -23,6 +23,17 @@ def matches(wanted: Wanted, text: str) -> bool:
     return wanted(text)
 
 
+def match_end(wanted: Wanted, text: str) -> int | None:
+    """Return where in ``text`` the first match ends, None when there is none; a function matches all of it."""
+    if isinstance(wanted, str):
+        at = text.find(wanted)
+        return None if at < 0 else at + len(wanted)
+    if isinstance(wanted, re.Pattern):
+        found = wanted.search(text)
+        return None if found is None else found.end()
+    return len(text) if wanted(text) else None
+
+
 def describe(wanted: Wanted) -> str:
     """Return how to name what is wanted in a message."""
     return repr(wanted.pattern) if isinstance(wanted, re.Pattern) else repr(wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from avmm.control.screen import Wanted, describe, matches
+from avmm.control.screen import Wanted, describe, match_end
 from avmm.control.watch import wait_until
 from avmm.devices.uart import Uart
 from avmm.hypervisor.partition import Partition
@@ -33,9 +33,10 @@ class Serial:
             for listener in self.listeners:
                 listener(bytes((data,)))
         if len(self.output) > KEPT:
-            self.dropped += len(self.output) // 2
-            del self.output[: len(self.output) // 2]
-            self._seen = 0
+            excess = len(self.output) // 2
+            self.dropped += excess
+            del self.output[:excess]
+            self._seen = max(0, self._seen - excess)
 
     def text(self) -> str:
         """Return everything written so far that is kept."""
@@ -49,25 +50,30 @@ class Serial:
         """Send to the guest; it arrives as fast as the guest's driver takes it."""
         self.uart.receive(data.encode() if isinstance(data, str) else data)
 
+    def take(self, wanted: Wanted) -> str | None:
+        """Return what was written since the last match if it matches, None if not. What comes behind the match is left for the next."""
+        text = bytes(self.output[self._seen :]).decode("utf-8", "surrogateescape")
+        end = match_end(wanted, text)
+        if end is None:
+            return None
+        self._seen += len(text[:end].encode("utf-8", "surrogateescape"))
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
     async def wait_for(self, wanted: Wanted, timeout: float = 10) -> str:
         """Wait until what was written since the last match matches, and return it; ``timeout`` in seconds of machine time."""
-        start = self._seen
-
-        def text() -> str:
-            return bytes(self.output[start:]).decode("utf-8", "replace")
-
+        found: str | None = None
         length = -1
 
         def met() -> bool:
-            nonlocal length
-            if len(self.output) == length:
-                return False
-            length = len(self.output)
-            return matches(wanted, text())
+            nonlocal length, found
+            written = self.dropped + len(self.output)
+            if found is None and written != length:
+                length = written
+                found = self.take(wanted)
+            return found is not None
 
         await wait_until(
             self._partition, met, timeout, lambda: f"the serial line said {describe(wanted)}; its last words:\n{self.tail()}"
         )
-        found = text()
-        self._seen = len(self.output)
+        assert found is not None
         return found

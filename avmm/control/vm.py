@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from avmm.control.config import VmConfig
 from avmm.control.keyboard import Keyboard, Mouse
 from avmm.control.machine import Machine
@@ -10,6 +12,7 @@ from avmm.control.serial import Serial
 from avmm.control.stats import Stats, collect
 from avmm.control.watch import MachineEnded, sleep, wait_until
 from avmm.hypervisor.partition import RunState
+from avmm.hypervisor.report import failure_report
 
 
 class Vm:
@@ -44,6 +47,19 @@ class Vm:
     def now(self) -> float:
         """Machine time in seconds since power-on."""
         return self.partition.clock.now() / 1e9
+
+    @property
+    def boot_failure(self) -> str:
+        """Why the built-in BIOS found nothing to boot; empty while that has not happened."""
+        return self.machine.boot_failure
+
+    def report(self, reason: str) -> str:
+        """Return registers, the next instructions and the last exits, as after a failure. Not after :meth:`shutdown`."""
+        return failure_report(self.partition, Exception(reason))
+
+    async def wait_until(self, met: Callable[[], bool], timeout: float = 10, what: str = "it happened") -> None:
+        """Wait until ``met()`` is true; ``timeout`` in seconds of machine time. Raises WaitTimeout, MachineEnded or GuestFailure."""
+        await wait_until(self.partition, met, timeout, lambda: what)
 
     async def start(self) -> None:
         """Power on. Returns at once; ``await vm.screen.wait_for(...)`` or similar lets it run."""

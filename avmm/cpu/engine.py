@@ -113,6 +113,9 @@ class Processor(Protocol):
     def stop(self) -> None:
         """End the current run at the next block boundary with ``Exit.STOPPED``."""
 
+    def set_time_base(self, base: int) -> None:
+        """Let the time stamp counter read units (virtual time) or host monotonic ns (real time), plus ``base``."""
+
     def kick(self) -> None:
         """End the current run's slice at the next block boundary with ``Exit.BUDGET``: a deadline moved closer."""
 

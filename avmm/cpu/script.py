@@ -182,6 +182,9 @@ class ScriptProcessor:
         """Drive the INTR pin."""
         self._pending = pending
 
+    def set_time_base(self, base: int) -> None:
+        """A scripted guest has no time stamp counter."""
+
     def reset(self, state: CpuState) -> None:
         """Start the guest over; a scripted guest has no use for ``state``."""
         self.close()

@@ -5,13 +5,16 @@ Leaves and bits: AMD64 Architecture Programmer's Manual vol. 3, appendix E; Inte
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 Quad = tuple[int, int, int, int]
 
 PHYSICAL_BITS = 40
-_HIDDEN_1_ECX = sum(1 << bit for bit in (3, 12, 17, 21, 24, 26, 27, 28, 29, 30, 31))
-"""MONITOR, FMA, PCID, x2APIC, TSC deadline, XSAVE, OSXSAVE, AVX, F16C, RDRAND (determinism), hypervisor."""
+_HIDDEN_1_ECX = sum(1 << bit for bit in (3, 12, 17, 21, 24, 26, 27, 28, 29, 30))
+"""MONITOR, FMA, PCID, x2APIC, TSC deadline, XSAVE, OSXSAVE, AVX, F16C, RDRAND (determinism)."""
+_HYPERVISOR = 1 << 31
+SIGNATURE = b"avmmavmmavmm"
 _HIDDEN_1_EDX = sum(1 << bit for bit in (7, 12, 14, 28))  # MCE, MTRR, MCA, HTT
 _SHOWN_7_EBX = sum(1 << bit for bit in (0, 3, 7, 8, 9, 20))  # FSGSBASE, BMI1, SMEP, BMI2, ERMS, SMAP
 _HIDDEN_EXT_ECX = sum(1 << bit for bit in (2, 10, 12, 13, 15, 22, 23, 24, 28))  # SVM, IBS, SKINIT, WDT, LWP, topology, perf counters
@@ -24,9 +27,11 @@ def cpuid(leaf: int, subleaf: int, native: Quad) -> Quad:
     if leaf == 0:
         return min(a, 7), b, c, d
     if leaf == 1:
-        return a, b & 0xFFFF | 1 << 16, c & ~_HIDDEN_1_ECX, d & ~_HIDDEN_1_EDX
+        return a, b & 0xFFFF | 1 << 16, c & ~_HIDDEN_1_ECX | _HYPERVISOR, d & ~_HIDDEN_1_EDX
     if leaf == 7:
         return (0, b & _SHOWN_7_EBX, 0, 0) if subleaf == 0 else _EMPTY
+    if leaf == 0x40000000:
+        return 0x40000000, *struct.unpack("<3I", SIGNATURE)
     if leaf in (2, 4, 5, 6) or 0x40000000 <= leaf < 0x40010000 or 7 < leaf < 0x80000000:
         return _EMPTY
     if leaf == 0x80000000:
@@ -40,7 +45,8 @@ def cpuid(leaf: int, subleaf: int, native: Quad) -> Quad:
     return native
 
 
-APIC_BASE, PAT = 0x1B, 0x277
+APIC_BASE, PAT, HWCR = 0x1B, 0x277, 0xC0010015
+_INITIAL = {PAT: 0x0007040600070406, HWCR: 1 << 24}  # the time stamp counter counts at a fixed rate
 _SYNTHETIC = range(0x40000000, 0x40010000)
 
 
@@ -52,7 +58,7 @@ class Msrs:
     """
 
     def __init__(self) -> None:
-        self._values: dict[int, int] = {PAT: 0x0007040600070406}
+        self._values: dict[int, int] = dict(_INITIAL)
         self.handlers: dict[int, tuple[Callable[[], int], Callable[[int], bool]]] = {}
         """Registers that a device owns: index -> (read, write); ``write`` returns False for #GP."""
 
@@ -73,8 +79,10 @@ class Msrs:
 
     def reset(self) -> None:
         """Go to the state after RESET#."""
-        self._values = {PAT: 0x0007040600070406}
+        self._values = dict(_INITIAL)
 
 
 def _known(index: int) -> bool:
+    if 0xC0010000 <= index < 0xC0010008 or 0xC0010200 <= index < 0xC001020C:
+        return False  # performance counters: RDPMC is not there either
     return index < 0x2000 or 0xC0000000 <= index < 0xC0002000 or 0xC0010000 <= index < 0xC0012000

@@ -113,6 +113,8 @@ class Partition:
         self.clock: Clock = VirtualClock(lambda: self.processor.units) if virtual_time else WallClock()
         if isinstance(self.clock, WallClock):
             self.clock.pause()  # machine time begins with the first instruction
+        elif isinstance(self.clock, VirtualClock):
+            self.clock.on_skip = self.processor.set_time_base
         self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, slice_ns=slice_ns)
         ram = memoryview(self._raw)
         self.memory = GuestMemory(ram, self.processor.invalidate)
@@ -293,7 +295,7 @@ class Partition:
         try:
             if isinstance(self.clock, WallClock):
                 self.clock.resume()
-                self._set_time_base(-self.clock.origin)
+                self.processor.set_time_base(-self.clock.origin)
             self._enter(RunState.RUNNING)
             await self.vcpu.run()
         except ProcessorFailure as failure:
@@ -356,7 +358,7 @@ class Partition:
         await self._resumed
         if isinstance(self.clock, WallClock):
             self.clock.resume()
-            self._set_time_base(-self.clock.origin)
+            self.processor.set_time_base(-self.clock.origin)
         if self.failure is None:
             self._enter(RunState.RUNNING)
 
@@ -369,16 +371,12 @@ class Partition:
         self.msrs.reset()
         self.vcpu.interrupt(False)
         self.processor.reset(self.boot_state())
+        self.vcpu.restarted()
         self.interrupt(self.controller.intr if self.controller is not None else False)
 
     def interrupt(self, pending: bool) -> None:
         """Take the interrupt controller's output."""
         self.vcpu.interrupt(pending)
-
-    def _set_time_base(self, base: int) -> None:
-        set_base = getattr(self.processor, "set_time_base", None)
-        if set_base is not None:
-            set_base(base)
 
     async def pause(self) -> None:
         """Stop machine time between two instructions; returns when no work is in flight."""

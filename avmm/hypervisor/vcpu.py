@@ -59,6 +59,7 @@ class Vcpu:
         self._sleeper: asyncio.Future[None] | None = None
         self._pending = False
         self._yield = False
+        self._restarted = False
         self._slept_units = 0
         clock.on_earlier = self._earlier
 
@@ -79,6 +80,10 @@ class Vcpu:
     def yield_soon(self) -> None:
         """Let the event loop have its turn before the next slice."""
         self._yield = True
+
+    def restarted(self) -> None:
+        """The processor was reset: it is not halted any more."""
+        self._restarted = True
 
     def _earlier(self) -> None:
         self.processor.kick()
@@ -178,7 +183,8 @@ class Vcpu:
         """HLT: until an interrupt that the guest accepts. Timers go on; the boundary is looked at each time round."""
         clock = self.clock
         rounds = 0
-        while not self._can_wake():
+        self._restarted = False
+        while not (self._can_wake() or self._restarted):
             due = clock.next_due()
             if isinstance(clock, VirtualClock) and due is not None:
                 clock.advance_to(due)
