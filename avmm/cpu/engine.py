@@ -90,6 +90,8 @@ class Callbacks:
     """``(index) -> value``, None for #GP."""
     wrmsr: Callable[[int, int], bool]
     """``(index, value) -> accepted``, False for #GP."""
+    hypercall: Callable[[], bool] | None = None
+    """VMMCALL: takes its arguments from the registers and puts its result there; False, or None instead of it, for #UD."""
 
 
 class Processor(Protocol):
@@ -99,9 +101,16 @@ class Processor(Protocol):
     failure: str
     """Why the last run ended with ``Exit.ERROR``, one sentence."""
 
+    executed: Callable[[], int]
+    """Returns :attr:`units` the fastest way there is; replaced by each :meth:`reset`."""
+
     @property
     def units(self) -> int:
         """Code bytes executed since power-on: a deterministic measure of work (one unit is one ns of virtual time)."""
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether the guest accepts interrupts (RFLAGS.IF)."""
 
     def run(self, budget: int, deadline: int | None = None) -> Exit:
         """Run guest code.

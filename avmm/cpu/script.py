@@ -48,10 +48,10 @@ class ScriptCpu:
         self._processor = processor
 
     def _in(self, port: int, size: int) -> _Operation:
-        return _Operation(lambda: self._processor.callbacks.port_in(port, size))
+        return _Operation(lambda: self._processor.read_port(port, size))
 
     def _out(self, port: int, size: int, value: int) -> _Operation:
-        return _Operation(lambda: self._processor.callbacks.port_out(port, size, value & (1 << 8 * size) - 1))
+        return _Operation(lambda: self._processor.write_port(port, size, value & (1 << 8 * size) - 1))
 
     def inb(self, port: int) -> Awaitable[int]:
         """IN AL, port."""
@@ -120,6 +120,7 @@ class ScriptProcessor:
         self.rflags = 2
         self.handlers: dict[int, Handler] = {}
         self.finished = False
+        self.executed: Callable[[], int] = lambda: self.units
         self._guest = guest
         self._stack: list[Coroutine[Any, Any, None]] = []
         self._results: list[Any] = []
@@ -169,6 +170,11 @@ class ScriptProcessor:
             self.rflags &= ~RFLAGS_IF
             self._stack.append(handler(ScriptCpu(self)))
             self._results.append(None)
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether the guest accepts interrupts."""
+        return bool(self.rflags & RFLAGS_IF)
 
     def stop(self) -> None:
         """End the current run with ``Exit.STOPPED``."""
@@ -256,7 +262,7 @@ class ScriptProcessor:
         self.callbacks.memory_write(address, size, value)
 
     def window(self, port: int, buffer: memoryview | None, *, out: bool = False, start: int = 0) -> None:
-        """Serve string operations on ``port`` from or into ``buffer``."""
+        """Serve ``port`` from or into ``buffer`` until it is used up."""
         if buffer is None:
             self._windows.pop(port, None)
         else:
@@ -266,29 +272,34 @@ class ScriptProcessor:
         """Return how far the window on ``port`` has been moved."""
         return self._windows[port][2] if port in self._windows else 0
 
+    def read_port(self, port: int, size: int) -> int | None:
+        """IN, served from the port's window if one is open and the element fits what is left of it."""
+        window = self._windows.get(port)
+        if window is None or window[1] or window[2] + size > len(window[0]):
+            return self.callbacks.port_in(port, size)
+        buffer, _, at = window
+        self._moved(port, at + size)
+        return int.from_bytes(buffer[at : at + size], "little")
+
+    def write_port(self, port: int, size: int, value: int) -> None:
+        """OUT, likewise."""
+        window = self._windows.get(port)
+        if window is None or not window[1] or window[2] + size > len(window[0]):
+            self.callbacks.port_out(port, size, value)
+            return
+        buffer, _, at = window
+        buffer[at : at + size] = value.to_bytes(size, "little")
+        self._moved(port, at + size)
+
     def read_string(self, port: int, size: int, count: int) -> bytes:
         """REP INS of ``count`` elements."""
-        data = bytearray()
-        for _ in range(count):
-            window = self._windows.get(port)
-            if window is not None and not window[1]:
-                buffer, _, at = window
-                data += buffer[at : at + size]
-                self._moved(port, at + size)
-            else:
-                data += (self.callbacks.port_in(port, size) or 0).to_bytes(size, "little")
-        return bytes(data)
+        elements = (self.read_port(port, size) for _ in range(count))
+        return b"".join((value or 0).to_bytes(size, "little") for value in elements)
 
     def write_string(self, port: int, size: int, data: bytes) -> None:
         """REP OUTS of the elements of ``data``."""
         for i in range(0, len(data), size):
-            window = self._windows.get(port)
-            if window is not None and window[1]:
-                buffer, _, at = window
-                buffer[at : at + size] = data[i : i + size]
-                self._moved(port, at + size)
-            else:
-                self.callbacks.port_out(port, size, int.from_bytes(data[i : i + size], "little"))
+            self.write_port(port, size, int.from_bytes(data[i : i + size], "little"))
 
     def _moved(self, port: int, position: int) -> None:
         buffer, out, _ = self._windows[port]

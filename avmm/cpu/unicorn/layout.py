@@ -42,6 +42,7 @@ ENV_RFLAGS = 0x88
 ENV_HFLAGS = 0xB0
 ENV_SEGMENTS = 0xB8  # es cs ss ds fs gs ldt tr gdt idt, 24 bytes each
 ENV_CR = 0x1A8
+ENV_EFER = 0x250
 ENV_SYSENTER = 0x12C0
 ENV_STAR = 0x12D8
 ENV_TSC_AUX = 0x1320
@@ -138,8 +139,11 @@ def native() -> Native:
         "exception_next_eip": ENV_NEXT_EIP,
         "sysenter": ENV_SYSENTER,
         "star": ENV_STAR,
+        "efer": ENV_EFER,
     }
     _shim.configure(functions, offsets, INSTRUCTIONS)
+    if not _shim.install_guard(library._handle):
+        raise ProcessorError(f"this build of unicorn {found} is linked differently; avmm needs the Linux x86-64 wheel")
     tlb = _find_tlb()
     fast = tlb is not None and _shim.install_fast_stores(library._handle) == 0
     return Native(library, tlb if fast else None, _cpuid_function(library))
@@ -188,7 +192,17 @@ def _verify(library: ctypes.CDLL, interrupt_handler: int) -> None:
         prove(f"MSR {msr:#x}", inside.q[offset // 8] == value)
     engine.msr_write(0x174, 0x4321)
     prove("SYSENTER_CS", inside.d[ENV_SYSENTER // 4] == 0x4321)
+    engine.msr_write(0xC0000080, 0x901 | inside.q[ENV_EFER // 8])
+    prove("EFER", inside.q[ENV_EFER // 8] & 0x901 == 0x901 and inside.q[ENV_EFER // 8] == engine.msr_read(0xC0000080))
     prove("direction flag", inside.d[172 // 4] == 1)
+    for offset, msr in ((ENV_SEGMENTS + 24 * 4 + 8, 0xC0000100), (ENV_SEGMENTS + 24 * 5 + 8, 0xC0000101)):
+        engine.msr_write(msr, 0x3BADCAFE0000 + msr)
+        prove("segments", inside.q[offset // 8] == 0x3BADCAFE0000 + msr)
+    engine.reg_write(x86.UC_X86_REG_RIP, 0x4BADCAFE1234)
+    prove("instruction pointer", inside.q[ENV_RIP // 8] == 0x4BADCAFE1234)
+    engine.reg_write(x86.UC_X86_REG_RFLAGS, 0x240202)  # ID, AC, IF
+    prove("flags", inside.q[ENV_RFLAGS // 8] & 0x240200 == 0x240200)
+    prove("hidden flags", inside.d[ENV_HFLAGS // 4] & 0xC003 == 0xC000)  # CS64, LMA, CPL 0
     prove("control registers", inside.q[ENV_CR // 8] == engine.reg_read(x86.UC_X86_REG_CR0))
 
     seen: list[tuple[int, int, int, int]] = []
@@ -202,6 +216,9 @@ def _verify(library: ctypes.CDLL, interrupt_handler: int) -> None:
     engine.mem_write(0x10000, bytes.fromhex("cd55f4"))  # int 0x55; hlt
     engine.emu_start(0x10000, 0)
     prove("exception state", bool(seen) and seen[0][:3] == (0x55, 1, 0x10002))
+    engine.mem_write(0x10004, bytes.fromhex("66b830128ee0"))  # mov ax, 0x1230; mov fs, ax
+    engine.emu_start(0x10004, 0)
+    prove("error code", len(seen) == 2 and seen[1][0] == 13 and seen[1][3] == 0x1230)
     before = i32(inside.cpu + CPU_HALTED)
     engine.emu_start(0x10002, 0)
     prove("halted", (before, i32(inside.cpu + CPU_HALTED)) == (0, 1))

@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import struct
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import unicorn
@@ -27,11 +28,16 @@ PHYSICAL_BITS = 40  # what CPUID tells the guest; RAM and memory-mapped I/O lie 
 RESERVED = 1 << 44  # our pages: stub, VMCB, host save area, MSR permission map
 VMCB, HOST_SAVE, MSR_MAP, RESERVED_SIZE = RESERVED + 0x1000, RESERVED + 0x2000, RESERVED + 0x3000, 0x6000
 STUB = bytes.fromhex("0f01da0f01d8f4")  # vmload; vmrun; hlt
-EFER, EFER_SVME, VM_HSAVE_PA = 0xC0000080, 0x1000, 0xC0010117
-EXIT_CPUID, EXIT_MSR = 0x72, 0x7C
+EFER, VM_HSAVE_PA = 0xC0000080, 0xC0010117
+EFER_SVME, EFER_LME, EFER_LMA = 0x1000, 0x100, 0x400
+EFER_WRITABLE = 0x4901  # SCE, LME, NXE, FFXSR
+CR0_PG = 1 << 31
+EXIT_CPUID, EXIT_MSR, EXIT_VMMCALL = 0x72, 0x7C, 0x81
 GP, UD = 13, 6
+RFLAGS_IF = 0x200
+TSS_BUSY = 2  # in a segment's attributes
 
-INTERCEPTS = (1 << 0x04) | (1 << 0x12) | (1 << 0x1C) | (1 << 0x1F)  # VINTR, CPUID, MSR, SHUTDOWN: bits of exit code - 0x60
+INTERCEPTS = (1 << 0x04) | (1 << 0x12) | (1 << 0x1A) | (1 << 0x1C) | (1 << 0x1F)  # VINTR, CPUID, INVLPGA, MSR, SHUTDOWN: exit code - 0x60
 INTERCEPTS_SVM = 0x7F  # VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT: no nested virtualization
 
 _GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *tuple(f"r{n}" for n in range(8, 16)))
@@ -75,6 +81,7 @@ class UnicornProcessor:
         self._vcpu: Vcpu | None = None
         self._entered = False
         self._units = 0
+        self._rflags = 2
         self.reset(CpuState())
 
     # -- running
@@ -83,6 +90,11 @@ class UnicornProcessor:
     def units(self) -> int:
         """Code bytes executed since power-on."""
         return self._vcpu.units if self._vcpu is not None else self._units
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether the guest accepts interrupts (RFLAGS.IF, which Unicorn does not compute lazily)."""
+        return bool(self.inside.q[layout.ENV_RFLAGS // 8] & RFLAGS_IF)
 
     def run(self, budget: int, deadline: int | None = None) -> Exit:
         """Run guest code; see ``Processor.run``."""
@@ -120,8 +132,9 @@ class UnicornProcessor:
     # -- making and ending
 
     def reset(self, state: CpuState) -> None:
-        """Start over from ``state``: a new engine over the same memory; counts go on."""
-        ram, windows = list(self._ram.items()), self._windows
+        """Start over from ``state``: a new engine over the same memory; counts go on, windows stay open where they are."""
+        ram = list(self._ram.items())
+        windows = [(port, buffer, out, self.window_position(port)) for port, (buffer, out) in self._windows.items()]
         units = self.units
         self._shut()
         self._units = units
@@ -144,11 +157,13 @@ class UnicornProcessor:
         vcpu.tsc_base = self._tsc_base
         vcpu.virtual_time = self._virtual_time
         self._vcpu = vcpu
+        self.executed: Callable[[], int] = vcpu.count
         self._ram, self._io, self._windows = {}, {}, {}
         for address, (buffer, _) in ram:
             self._add_ram(address, buffer)
-        for port, (window, out) in windows.items():
-            self.window(port, window, out=out)
+        for port, window, out, position in windows:
+            if position < len(window):
+                self.window(port, window, out=out, start=position)
         self._prepare(engine, state)
         self._cpuid_cache.clear()
         self._entered = False
@@ -163,7 +178,7 @@ class UnicornProcessor:
         if self._vcpu is not None and self._engine is not None:
             for name in _COUNTERS:
                 self._past[name] = self._past.get(name, 0) + getattr(self._vcpu, name)
-            self._units = self._vcpu.units
+            self._units, self._rflags = self._vcpu.units, self.register("rflags")
             self._vcpu.detach()
             self._vcpu = None
             self.inside = self.inside.copy()  # the last registers stay readable when the engine is gone
@@ -173,9 +188,7 @@ class UnicornProcessor:
         """Fill in the VMCB, the MSR permission map and the stub."""
         page = self._reserved
         page[0 : len(STUB)] = STUB
-        page[0x3000:0x4800] = b"\xff" * 0x1800  # every MSR access exits ...
-        byte, bits = _msr_permission(EFER)
-        page[0x3000 + byte] &= ~bits & 0xFF  # ... but EFER, which is the processor's own
+        page[0x3000:0x4800] = b"\xff" * 0x1800  # every MSR access exits
 
         def vmcb(offset: int, form: str, *values: int) -> None:
             struct.pack_into(form, page, 0x1000 + offset, *values)
@@ -186,7 +199,8 @@ class UnicornProcessor:
         vmcb(0x58, "<I", 1)  # ASID
         for offset, segment in ((0x400, state.es), (0x410, state.cs), (0x420, state.ss), (0x430, state.ds), (0x440, state.fs),
                                 (0x450, state.gs), (0x470, state.ldtr), (0x490, state.tr)):  # fmt: skip
-            vmcb(offset, "<HHIQ", segment.selector, segment.attributes, segment.limit, segment.base)
+            attributes = segment.attributes & ~TSS_BUSY if offset == 0x490 else segment.attributes  # Unicorn keeps TR as LTR finds it
+            vmcb(offset, "<HHIQ", segment.selector, attributes, segment.limit, segment.base)
         for offset, (base, limit) in ((0x460, state.gdtr), (0x480, state.idtr)):
             vmcb(offset, "<HHIQ", 0, 0, limit, base)
         for offset, value in ((0x4D0, state.efer | EFER_SVME), (0x548, state.cr4), (0x550, state.cr3), (0x558, state.cr0), (0x560, 0x400),
@@ -207,7 +221,7 @@ class UnicornProcessor:
         self._entered = True
         units = vcpu.units
         vcpu.run(1, None)
-        self._units = units
+        vcpu.units = units  # the stub is not the guest's code
 
     # -- memory
 
@@ -231,7 +245,8 @@ class UnicornProcessor:
     def _remove(self, address: int, size: int) -> None:
         """Unmap whatever lies in a range; parts that stick out stay as they were."""
         vcpu = self._vcpu
-        assert vcpu is not None
+        if vcpu is None:
+            raise ProcessorError("this processor is closed")
         end = address + size
         for base, (buffer, _) in list(self._ram.items()):
             if base < end and address < base + len(buffer):
@@ -279,6 +294,10 @@ class UnicornProcessor:
         """Serve ``port`` from or into ``buffer`` until it is used up; None closes it."""
         if self._vcpu is not None:
             self._vcpu.window(port, buffer, start, out)
+            if buffer is None:
+                self._windows.pop(port, None)
+            else:
+                self._windows[port] = (buffer, out)
 
     def window_position(self, port: int) -> int:
         """Return how many bytes of the window on ``port`` have been moved."""
@@ -295,9 +314,9 @@ class UnicornProcessor:
         if name in _SEGMENTS:
             return self.segment(name).selector
         if name == "rflags":
-            return cast(int, self._uc().reg_read(x86.UC_X86_REG_RFLAGS)) | 2
+            return cast(int, self._engine.reg_read(x86.UC_X86_REG_RFLAGS)) | 2 if self._engine is not None else self._rflags
         if name == "efer":
-            return cast(int, self._uc().msr_read(EFER)) & ~EFER_SVME
+            return self.inside.q[layout.ENV_EFER // 8] & ~EFER_SVME
         raise KeyError(name)
 
     def set_register(self, name: str, value: int) -> None:
@@ -323,7 +342,8 @@ class UnicornProcessor:
         """Return a segment register with its hidden part."""
         at = layout.ENV_SEGMENTS + 24 * _SEGMENTS.index(name)
         selector, _, base, limit, flags = struct.unpack_from("<IIQII", self.inside.bytes, at)
-        return Segment(selector & 0xFFFF, base, limit, flags >> 8 & 0xFF | flags >> 12 & 0xF00)
+        attributes = flags >> 8 & 0xFF | flags >> 12 & 0xF00
+        return Segment(selector & 0xFFFF, base, limit, attributes | TSS_BUSY if name == "tr" else attributes)
 
     def _uc(self) -> unicorn.Uc:
         if self._engine is None:
@@ -333,13 +353,16 @@ class UnicornProcessor:
     # -- what the guest executes that a hypervisor answers
 
     def _vm_exit(self, code: int, info: int) -> int:
-        """Answer CPUID, RDMSR and WRMSR. Returns 0, or the vector of the exception to raise."""
+        """Answer CPUID, RDMSR, WRMSR and VMMCALL. Returns 0, or the vector of the exception to raise."""
         q = self.inside.q
         if code == EXIT_CPUID:
             leaf, subleaf = q[0] & 0xFFFFFFFF, q[1] & 0xFFFFFFFF
             a, b, c, d = self.callbacks.cpuid(leaf, subleaf, self._native.cpuid(self.inside.env, leaf, subleaf))
             q[0], q[3], q[1], q[2] = a, b, c, d
             return 0
+        if code == EXIT_VMMCALL:
+            serve = self.callbacks.hypercall
+            return 0 if serve is not None and serve() else UD
         index = q[1] & 0xFFFFFFFF
         if info & 1:
             return 0 if self._write_msr(index, (q[2] & 0xFFFFFFFF) << 32 | q[0] & 0xFFFFFFFF) else GP
@@ -354,11 +377,15 @@ class UnicornProcessor:
         if field is not None:
             kind, at = field
             return self.inside.q[at] if kind == "q" else self.inside.d[at]
+        if index == EFER:
+            return self.register("efer")
         if index == 0x10:
             return (self.units if self._virtual_time else time.monotonic_ns()) + self._tsc_base
         return self.callbacks.rdmsr(index)
 
     def _write_msr(self, index: int, value: int) -> bool:
+        if index == EFER:
+            return self._write_efer(value)
         field = _MSRS.get(index)
         if field is None:
             return self.callbacks.wrmsr(index, value)
@@ -369,6 +396,14 @@ class UnicornProcessor:
             self.inside.q[at] = value
         else:
             self.inside.d[at] = value & 0xFFFFFFFF
+        return True
+
+    def _write_efer(self, value: int) -> bool:
+        """WRMSR to EFER. SVME, which the engine lives on, is neither seen nor changed; LMA is read-only."""
+        old = self.inside.q[layout.ENV_EFER // 8]
+        if value & ~(EFER_WRITABLE | EFER_LMA) or ((value ^ old) & EFER_LME and self.register("cr0") & CR0_PG):
+            return False
+        self.inside.q[layout.ENV_EFER // 8] = old & ~EFER_WRITABLE | value & EFER_WRITABLE
         return True
 
     # -- what happened
@@ -401,12 +436,6 @@ _MSRS = {  # MSRs that are fields of the processor's own state
     0xC0000103: ("d", layout.ENV_TSC_AUX // 4),
 }
 _CANONICAL = frozenset({0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102})
-
-
-def _msr_permission(index: int) -> tuple[int, int]:
-    """Byte and bits of an MSR in the permission map (AMD64 APM vol. 2, 15.11)."""
-    base = index if index < 0x2000 else 8192 + index - 0xC0000000 if index < 0xC0002000 else 16384 + index - 0xC0010000
-    return base // 4, 3 << (base % 4 * 2)
 
 
 def _address(buffer: memoryview) -> tuple[Any, int]:

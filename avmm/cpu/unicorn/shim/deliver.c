@@ -3,42 +3,86 @@
  * Exceptions and INT n go through the guest's IDT by Unicorn's own do_interrupt, which siglongjmps on a nested fault:
  * no Python frame may be on the stack there. */
 #include "vcpu.h"
+#include <dlfcn.h>
 
-enum { EXIT_VINTR = 0x64, EXIT_CPUID = 0x72, EXIT_MSR = 0x7c, EXIT_TRIPLE_FAULT = 0x7f, CPU_INTERRUPT_VIRQ = 0x100 };
-enum { VECTOR_UD = 6, VECTOR_GP = 13 };
-enum { FLAG_RF = 1 << 16, FLAG_VM = 1 << 17, FLAG_IF = 1 << 9 };
+enum { EXIT_VINTR = 0x64, EXIT_CPUID = 0x72, EXIT_MSR = 0x7c, EXIT_TRIPLE_FAULT = 0x7f, EXIT_VMMCALL = 0x81, CPU_INTERRUPT_VIRQ = 0x100 };
+enum { VECTOR_DB = 1, VECTOR_BP = 3, VECTOR_OF = 4, VECTOR_UD = 6, VECTOR_TS = 10, VECTOR_GP = 13 };
+enum { OP_INT3 = 0xcc, OP_INTO = 0xce, OP_INT1 = 0xf1, LONGEST = 15, NOTHING = -1 };
+enum { FLAG_RF = 1 << 16, FLAG_VM = 1 << 17, FLAG_IF = 1 << 9, EFER_SCE = 1 };
 
+/* The instruction byte at an offset from CS; false where it cannot be read. */
+static bool code_byte(Vcpu *v, uint64_t rip, uint8_t *byte) {
+    uint64_t linear = ENV32(v, HFLAGS) & HF_CS64 ? rip : (uint32_t)(rip + ENV64(v, CS + SEGMENT_BASE));
+    return !api.vmem_read(v->uc, linear, 4, byte, 1);
+}
+/* The error code of a fault that came while another event was delivered. Unicorn leaves EXT (bit 0) out, and in long mode
+ * it names the IDT entry (bit 1) by its offset in units of 8 bytes instead of by its number. */
+static void correct_error_code(Vcpu *v, int vector) {
+    if (v->delivering == NOTHING) return;
+    if (vector >= VECTOR_TS && vector <= VECTOR_GP) {
+        uint32_t *code = &ENV32(v, layout.error_code);
+        if ((*code & 2) && (ENV32(v, HFLAGS) & HF_LMA)) *code = (uint32_t)v->delivering * 8 + 2;
+        if (!v->delivering_int) *code |= 1;
+    }
+    v->delivering = NOTHING;
+}
 static void deliver(Vcpu *v, int vector) {
     v->n_exceptions++;
     v->vectors[vector]++;
-    if (ENV32(v, layout.exception_is_int)) /* a fault while INT n is delivered reports the INT itself */
-        ENV64(v, RIP) = ENV64(v, layout.exception_next_eip) - (vector == 3 || vector == 4 ? 1 : 2);
-    api.do_interrupt(v->cpu);
+    if (ENV32(v, layout.exception_is_int)) { /* a fault while INT n is delivered reports the INT itself: CD n, but CC and CE */
+        uint64_t next = ENV64(v, layout.exception_next_eip);
+        uint8_t last;
+        bool one = (vector == VECTOR_BP || vector == VECTOR_OF) && code_byte(v, next - 1, &last) &&
+                   last == (vector == VECTOR_BP ? OP_INT3 : OP_INTO);
+        ENV64(v, RIP) = next - (one ? 1 : 2);
+    }
+    correct_error_code(v, vector);
+    v->delivering = vector;
+    v->delivering_int = ENV32(v, layout.exception_is_int);
+    api.do_interrupt(v->cpu); /* a fault in it comes back to on_interrupt and never returns here */
+    v->delivering = NOTHING;
     ENV32(v, layout.exception_is_int) = 0; /* stale, the next VM exit would resume at a wrong RIP */
 }
+/* The same for an event that is not Unicorn's: an interrupt, or INT1. */
+static void deliver_event(Vcpu *v, int vector, bool hardware) {
+    v->delivering = vector;
+    v->delivering_int = !hardware;
+    api.do_interrupt_hardirq(v->env, vector, hardware);
+    v->delivering = NOTHING;
+}
 
-/* Length of the two-byte instruction at CS:RIP with its prefixes; 2 when it cannot be read. */
-static int instruction_length(Vcpu *v) {
-    uint64_t rip = ENV64(v, RIP), linear = ENV32(v, HFLAGS) & HF_CS64 ? rip : (uint32_t)(rip + ENV64(v, CS + SEGMENT_BASE));
-    uint8_t byte;
-    for (int i = 0; i < 14; i++) {
-        if (api.vmem_read(v->uc, linear + i, 4, &byte, 1)) break;
-        if (byte == 0x0f) return i + 2;
+static bool is_prefix(uint8_t byte, bool long_mode) {
+    switch (byte) {
+    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: return true;
+    default: return long_mode && (byte & 0xf0) == 0x40;
     }
-    return 2;
+}
+/* Prefixes of the instruction at CS:RIP, and its first opcode byte (0 when it cannot be read). */
+static int prefixes(Vcpu *v, uint8_t *opcode) {
+    bool long_mode = ENV32(v, HFLAGS) & HF_CS64;
+    for (int i = 0; i < LONGEST; i++)
+        if (!code_byte(v, ENV64(v, RIP) + (uint64_t)i, opcode)) break;
+        else if (!is_prefix(*opcode, long_mode)) return i;
+    *opcode = 0;
+    return 0;
+}
+/* Length of the two-byte instruction (0F xx) at CS:RIP with its prefixes. */
+static int instruction_length(Vcpu *v) {
+    uint8_t opcode;
+    return prefixes(v, &opcode) + 2;
 }
 
 static void vm_exit(Vcpu *v, int code) {
     uint32_t info = ENV32(v, layout.error_code);
     v->n_exits++;
     vcpu_step(v, STEP_EXIT, (uint32_t)code, 0, ENV32(v, RCX));
-    if (code != EXIT_CPUID && code != EXIT_MSR) { /* VMRUN and its kin: there is no nested virtualization */
+    if (code != EXIT_CPUID && code != EXIT_MSR && code != EXIT_VMMCALL) { /* VMRUN and its kin: there is no nested virtualization */
         api.raise_exception_err_ra(v->env, VECTOR_UD, 0, 0);
         return;
     }
     int64_t vector = vcpu_call(v, v->vmexit, 2, (uint64_t)code, info, 0, 0);
     if (vector) api.raise_exception_err_ra(v->env, (int)vector, 0, 0);
-    ENV64(v, RIP) += instruction_length(v);
+    ENV64(v, RIP) += instruction_length(v) + (code == EXIT_VMMCALL); /* 0F 01 D9 */
 }
 
 static void on_interrupt(void *uc, uint32_t number, Vcpu *v) {
@@ -48,6 +92,7 @@ static void on_interrupt(void *uc, uint32_t number, Vcpu *v) {
         return;
     }
     int code = (int)number - 0x100;
+    v->delivering = NOTHING;
     ENV32(v, layout.exception_is_int) = 0;
     if (code == EXIT_VINTR) { /* the guest can take an interrupt and INTR is high: acknowledge now, not earlier */
         int64_t vector = vcpu_call(v, v->acknowledge, 0, 0, 0, 0, -1);
@@ -55,7 +100,7 @@ static void on_interrupt(void *uc, uint32_t number, Vcpu *v) {
         if (vector < 0) return;
         v->n_interrupts++;
         vcpu_step(v, STEP_IRQ, (uint32_t)vector & 0xff, 0, 0);
-        api.do_interrupt_hardirq(v->env, (int)vector & 0xff, 1);
+        deliver_event(v, (int)vector & 0xff, true);
     } else if (code == EXIT_TRIPLE_FAULT) {
         v->why = EXIT_SHUTDOWN;
         api.emu_stop(v->uc);
@@ -65,7 +110,15 @@ static void on_interrupt(void *uc, uint32_t number, Vcpu *v) {
 
 static bool on_invalid(void *uc, Vcpu *v) {
     (void)uc;
-    deliver(v, VECTOR_UD);
+    uint8_t opcode;
+    int before = prefixes(v, &opcode);
+    if (opcode == OP_INT1) { /* Unicorn does not know it */
+        ENV64(v, RIP) += (uint64_t)before + 1;
+        v->n_exceptions++;
+        v->vectors[VECTOR_DB]++;
+        deliver_event(v, VECTOR_DB, false);
+    } else
+        deliver(v, VECTOR_UD);
     return true;
 }
 
@@ -86,6 +139,7 @@ static uint64_t flags(Vcpu *v) {
 static void on_syscall(void *uc, Vcpu *v) {
     (void)uc;
     uint32_t selector = (ENV64(v, layout.star) >> 32) & 0xfffc;
+    if (!(ENV64(v, layout.efer) & EFER_SCE)) api.raise_exception_err_ra(v->env, VECTOR_UD, 0, 0);
     v->n_syscalls++;
     if (ENV32(v, HFLAGS) & HF_LMA) {
         uint64_t before = flags(v);
@@ -126,7 +180,7 @@ static uint32_t on_rdtsc(void *uc, Vcpu *v) {
 /* ---- the block hook: budget and deterministic clock. It runs right before the block's own exit check, so a stop takes
  * effect at this block's boundary. */
 static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
-    (void)address;
+    enum { LONGEST_STRING = 5 };
     if (__builtin_expect(CPU32(v, layout.icount_high - 2) < 0, 0)) return; /* about to be left, will be entered again */
     if (__builtin_expect(v->left <= 0, 0)) {
         if (v->exact || v->why || monotonic_ns() >= v->deadline) {
@@ -136,8 +190,30 @@ static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
         v->left += v->quantum;
         v->end += v->quantum;
     }
+    if (__builtin_expect(address == v->last_block && size <= LONGEST_STRING, 0)) string_bulk(v, address, size);
+    v->last_block = address;
     v->left -= size;
     v->blocks++;
+}
+
+/* Unicorn ends the process when a privilege change needs the TSS and the task register holds none (LTR of a null selector,
+ * a task switch to nothing). To the guest that is an invalid TSS, which ends in a triple fault if there is no stack at all. */
+static void (*stock_abort)(void *cpu, const char *format, ...) __attribute__((noreturn));
+static void __attribute__((noreturn)) on_abort(void *cpu, const char *format, ...) {
+    enum { DESCRIPTOR_P = 1 << 15 };
+    Vcpu *v = vcpu_of(cpu);
+    uint32_t tr = v ? ENV32(v, TR + SEGMENT_FLAGS) : 0;
+    if (!v || ((tr & DESCRIPTOR_P) && (tr >> 8 & 7) == 1)) stock_abort(cpu, format);
+    ENV32(v, layout.exception_is_int) = 0;
+    api.raise_exception_err_ra(v->env, VECTOR_TS, (int)(ENV32(v, TR) & 0xfffc), 0);
+    __builtin_unreachable();
+}
+bool deliver_guard(void *library) {
+    void **slot = library_slot(library, "cpu_abort_x86_64"), *stock = dlsym(library, "cpu_abort_x86_64");
+    if (!slot || !stock) return false;
+    memcpy((void *)&stock_abort, &stock, sizeof stock);
+    *slot = (void *)on_abort;
+    return true;
 }
 
 bool deliver_hooks(Vcpu *v, const int *instructions) {

@@ -139,12 +139,36 @@ static void set_dirty(void *cpu, uint64_t virtual) {
         if (e->write == (virtual | NOTDIRTY)) clean(s, e, virtual);
     }
 }
-static void reset_by_vaddr(void *cpu, uint64_t virtual, uint64_t length) { stock_reset_by_vaddr(cpu, virtual, length); }
+/* stock does this for each new block, sweeping whole TLBs; protect() has done it for every alias when the page got its first */
+static void reset_by_vaddr(void *cpu, uint64_t virtual, uint64_t length) {
+    if (!find(cpu)) stock_reset_by_vaddr(cpu, virtual, length);
+}
+
+/* The PLT slot through which the library calls its own exported function; NULL where it does not. Made writable. */
+void **library_slot(void *library, const char *name) {
+    struct link_map *map;
+    ElfW(Rela) *relocations = NULL;
+    ElfW(Sym) *symbols = NULL;
+    const char *names = NULL;
+    size_t bytes = 0;
+    if (dlinfo(library, RTLD_DI_LINKMAP, &map)) return NULL;
+    for (ElfW(Dyn) *d = map->l_ld; d->d_tag; d++) {
+        if (d->d_tag == DT_JMPREL) relocations = (void *)d->d_un.d_ptr;
+        if (d->d_tag == DT_PLTRELSZ) bytes = d->d_un.d_val;
+        if (d->d_tag == DT_SYMTAB) symbols = (void *)d->d_un.d_ptr;
+        if (d->d_tag == DT_STRTAB) names = (void *)d->d_un.d_ptr;
+    }
+    if (!relocations || !symbols || !names) return NULL;
+    for (size_t i = 0; i < bytes / sizeof *relocations; i++)
+        if (!strcmp(names + symbols[ELF64_R_SYM(relocations[i].r_info)].st_name, name)) {
+            void **slot = (void **)(map->l_addr + relocations[i].r_offset);
+            return mprotect((void *)((uintptr_t)slot & ~PAGE_MASK), 1 << PAGE_BITS, PROT_READ | PROT_WRITE) ? NULL : slot;
+        }
+    return NULL;
+}
 
 /* Returns 0, or a negative number if something the trick needs is not there; then nothing was changed. */
 int faststore_install(void *library) {
-    struct link_map *map;
-    if (dlinfo(library, RTLD_DI_LINKMAP, &map)) return -1;
     struct { const char *name; void *ours; void **stock; void **slot; } t[] = {
         {"tlb_set_page_with_attrs_x86_64", set_page, (void **)&stock_set_page, NULL},
         {"tlb_protect_code_x86_64", protect, (void **)&stock_protect, NULL},
@@ -155,31 +179,12 @@ int faststore_install(void *library) {
         {"tlb_set_dirty_x86_64", set_dirty, (void **)&stock_set_dirty, NULL},
     };
     enum { N = sizeof t / sizeof *t };
-    ElfW(Rela) *relocations = NULL;
-    ElfW(Sym) *symbols = NULL;
-    const char *names = NULL;
-    size_t bytes = 0;
-    for (ElfW(Dyn) *d = map->l_ld; d->d_tag; d++) {
-        if (d->d_tag == DT_JMPREL) relocations = (void *)d->d_un.d_ptr;
-        if (d->d_tag == DT_PLTRELSZ) bytes = d->d_un.d_val;
-        if (d->d_tag == DT_SYMTAB) symbols = (void *)d->d_un.d_ptr;
-        if (d->d_tag == DT_STRTAB) names = (void *)d->d_un.d_ptr;
-    }
-    if (!relocations || !symbols || !names) return -2;
-    for (size_t i = 0; i < bytes / sizeof *relocations; i++) {
-        const char *name = names + symbols[ELF64_R_SYM(relocations[i].r_info)].st_name;
-        for (int k = 0; k < N; k++)
-            if (!strcmp(name, t[k].name)) t[k].slot = (void **)(map->l_addr + relocations[i].r_offset);
-    }
     reset_dirty = dlsym(library, "tlb_reset_dirty_x86_64");
     map_ram_ptr = dlsym(library, "qemu_map_ram_ptr_x86_64");
     if (!reset_dirty || !map_ram_ptr) return -3;
     for (int k = 0; k < N; k++)
-        if (!t[k].slot || !(*t[k].stock = dlsym(library, t[k].name))) return -10 - k;
-    for (int k = 0; k < N; k++) {
-        if (mprotect((void *)((uintptr_t)t[k].slot & ~PAGE_MASK), 1 << PAGE_BITS, PROT_READ | PROT_WRITE)) return -4;
-        *t[k].slot = t[k].ours;
-    }
+        if (!(t[k].slot = library_slot(library, t[k].name)) || !(*t[k].stock = dlsym(library, t[k].name))) return -10 - k;
+    for (int k = 0; k < N; k++) *t[k].slot = t[k].ours;
     return 0;
 }
 

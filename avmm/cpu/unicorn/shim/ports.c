@@ -1,6 +1,12 @@
 /* IN, OUT, INS and OUTS, and the data windows that serve a port from a buffer without calling Python. */
 #include "vcpu.h"
 
+/* What an access takes in virtual time: an ISA bus cycle is about 1 us, and programs that wait by polling a port rely on it. */
+enum { BUS_CYCLE = 1000 };
+static inline void take_time(Vcpu *v) {
+    if (v->virtual_time) v->left -= BUS_CYCLE;
+}
+
 enum { PREFIX_REP = 1, PREFIX_ADDRESS = 2 };
 enum { OP_INS = 0x6c, OP_OUTS = 0x6e };
 
@@ -97,6 +103,7 @@ static uint32_t on_in(void *uc, uint32_t port, int size, Vcpu *v) {
         return value;
     }
     v->n_in++;
+    take_time(v);
     uint32_t value = (uint32_t)vcpu_call(v, v->port_in, 2, port, (uint64_t)size, 0, 0xffffffff);
     vcpu_step(v, STEP_IN, port, size, value);
     return value;
@@ -116,6 +123,7 @@ static void on_out(void *uc, uint32_t port, int size, uint32_t value, Vcpu *v) {
         return;
     }
     v->n_out++;
+    take_time(v);
     vcpu_step(v, STEP_OUT, port, size, value);
     vcpu_call(v, v->port_out, 3, port, (uint64_t)size, value, 0);
 }

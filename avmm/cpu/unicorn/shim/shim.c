@@ -13,12 +13,34 @@ int64_t monotonic_ns(void) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+static Vcpu *first; /* all that have an engine */
+Vcpu *vcpu_of(const void *cpu) {
+    Vcpu *v = first;
+    while (v && v->cpu != cpu) v = v->next;
+    return v;
+}
+static void forget(Vcpu *v) {
+    for (Vcpu **link = &first; *link; link = &(*link)->next)
+        if (*link == v) {
+            *link = v->next;
+            return;
+        }
+}
+
+/* End the run at the next block boundary. Not by emu_stop, which makes Unicorn skip the hooks of every IN and OUT that
+ * the current block still holds. */
+static void end_slice(Vcpu *v) {
+    v->end -= v->left;
+    v->left = 0;
+    v->deadline = 0;
+}
+
 /* An exception of a callback is kept, the run stopped, and raised by run(). Only the first counts. */
 static void fail(Vcpu *v) {
     if (v->error_type) PyErr_Clear();
     else PyErr_Fetch(&v->error_type, &v->error_value, &v->error_trace);
     v->why = EXIT_STOPPED;
-    api.emu_stop(v->uc);
+    end_slice(v);
 }
 int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b, uint64_t c, int64_t otherwise) {
     PyObject *arguments[3] = {NULL, NULL, NULL};
@@ -53,6 +75,10 @@ static PyObject *vcpu_run(Vcpu *v, PyObject *const *arguments, Py_ssize_t count)
     if (PyErr_Occurred()) return NULL;
     if (v->running) return PyErr_Format(PyExc_RuntimeError, "this vCPU is running already");
     if (!v->uc) return PyErr_Format(PyExc_RuntimeError, "this vCPU is closed");
+    if (v->halted) { /* the last run was stopped in the block of a HLT: the guest has not been told to go on yet */
+        v->halted = false;
+        return PyLong_FromLong(EXIT_HALT);
+    }
     v->exact = arguments[1] == Py_None;
     v->deadline = deadline;
     v->left = v->quantum = budget;
@@ -68,6 +94,7 @@ static PyObject *vcpu_run(Vcpu *v, PyObject *const *arguments, Py_ssize_t count)
     v->run_cycles += __builtin_ia32_rdtsc() - cycles;
     v->running = 0;
     int why = v->why;
+    v->halted = why == EXIT_STOPPED && CPU32(v, layout.halted);
     if (v->error_type) {
         PyErr_Restore(v->error_type, v->error_value, v->error_trace);
         v->error_type = v->error_value = v->error_trace = NULL;
@@ -83,14 +110,12 @@ static PyObject *vcpu_run(Vcpu *v, PyObject *const *arguments, Py_ssize_t count)
 static PyObject *vcpu_stop(Vcpu *v, PyObject *unused) {
     (void)unused;
     v->why = EXIT_STOPPED;
-    if (v->running) api.emu_stop(v->uc);
+    end_slice(v);
     Py_RETURN_NONE;
 }
 static PyObject *vcpu_kick(Vcpu *v, PyObject *unused) {
     (void)unused;
-    v->end -= v->left;
-    v->left = 0;
-    v->deadline = 0;
+    end_slice(v);
     Py_RETURN_NONE;
 }
 static PyObject *vcpu_interrupt(Vcpu *v, PyObject *pending) {
@@ -167,11 +192,16 @@ static PyObject *vcpu_detach(Vcpu *v, PyObject *unused) {
     if (v->running) return PyErr_Format(PyExc_RuntimeError, "this vCPU is running");
     if (v->faststore) faststore_unregister(v->faststore);
     v->faststore = NULL;
+    forget(v);
     v->uc = NULL;
     for (int i = 0; i < WINDOWS; i++)
         if (v->windows[i].view.obj) PyBuffer_Release(&v->windows[i].view);
     memset(v->windows, 0, sizeof v->windows);
     Py_RETURN_NONE;
+}
+static PyObject *vcpu_count(Vcpu *v, PyObject *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(vcpu_units(v));
 }
 static PyObject *vcpu_vectors(Vcpu *v, PyObject *unused) {
     (void)unused;
@@ -196,12 +226,14 @@ static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
     }
     Py_INCREF(v->port_in), Py_INCREF(v->port_out), Py_INCREF(v->memory_read), Py_INCREF(v->memory_write);
     Py_INCREF(v->acknowledge), Py_INCREF(v->window_done), Py_INCREF(v->vmexit);
-    v->uc = (void *)uc, v->cpu = (void *)cpu, v->env = (void *)env, v->end = units;
+    v->uc = (void *)uc, v->cpu = (void *)cpu, v->env = (void *)env, v->end = units, v->delivering = -1;
+    v->next = first;
+    first = v;
     if (!deliver_hooks(v, instructions) || !port_hooks(v, instructions)) {
         PyErr_SetString(PyExc_OSError, "unicorn refused a hook");
         return -1;
     }
-    if (tlb) v->faststore = faststore_register(v->uc, v->cpu, (void *)tlb);
+    if (tlb) v->faststore = faststore_register(v->uc, v->cpu, v->tlb = (void *)tlb);
     return 0;
 }
 static int vcpu_traverse(Vcpu *v, visitproc visit, void *arg) {
@@ -219,6 +251,7 @@ static int vcpu_clear(Vcpu *v) {
 static void vcpu_dealloc(Vcpu *v) {
     PyTypeObject *type = Py_TYPE(v);
     PyObject_GC_UnTrack(v);
+    forget(v);
     if (v->faststore) faststore_unregister(v->faststore);
     for (int i = 0; i < WINDOWS; i++)
         if (v->windows[i].view.obj) PyBuffer_Release(&v->windows[i].view);
@@ -233,7 +266,7 @@ static PyMethodDef methods[] = {
     METHOD(run, METH_FASTCALL), METHOD(stop, METH_NOARGS), METHOD(kick, METH_NOARGS), METHOD(interrupt, METH_O),
     METHOD(window, METH_FASTCALL), METHOD(window_position, METH_O), METHOD(map_ram, METH_VARARGS), METHOD(map_io, METH_VARARGS),
     METHOD(unmap, METH_VARARGS), METHOD(invalidate, METH_FASTCALL), METHOD(translate, METH_O), METHOD(trail, METH_NOARGS),
-    METHOD(detach, METH_NOARGS), METHOD(vectors, METH_NOARGS), {NULL, NULL, 0, NULL}};
+    METHOD(detach, METH_NOARGS), METHOD(vectors, METH_NOARGS), METHOD(count, METH_NOARGS), {NULL, NULL, 0, NULL}};
 #define COUNTER(name) {#name, T_ULONGLONG, offsetof(Vcpu, name), READONLY, NULL}
 static PyMemberDef members[] = {
     COUNTER(blocks), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
@@ -244,7 +277,14 @@ static PyObject *get_units(Vcpu *v, void *closure) {
     (void)closure;
     return PyLong_FromLongLong(vcpu_units(v));
 }
-static PyGetSetDef getset[] = {{"units", (getter)get_units, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static int set_units(Vcpu *v, PyObject *value, void *closure) {
+    (void)closure;
+    int64_t units = value ? PyLong_AsLongLong(value) : 0;
+    if (PyErr_Occurred()) return -1;
+    v->end = units + v->left;
+    return 0;
+}
+static PyGetSetDef getset[] = {{"units", (getter)get_units, (setter)set_units, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot slots[] = {{Py_tp_init, vcpu_init}, {Py_tp_dealloc, vcpu_dealloc}, {Py_tp_methods, methods}, {Py_tp_members, members},
     {Py_tp_getset, getset}, {Py_tp_new, PyType_GenericNew}, {Py_tp_traverse, vcpu_traverse}, {Py_tp_clear, vcpu_clear}, {0, NULL}};
 static PyType_Spec spec = {"avmm.cpu.unicorn._shim.Vcpu", sizeof(Vcpu), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
@@ -275,7 +315,7 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
     FUNCTION(tb_invalidate_phys_range, "tb_invalidate_phys_range_x86_64")
 #define OFFSET(field) if (!take(offsets, #field, &value)) return NULL; layout.field = value;
     OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
-    OFFSET(sysenter) OFFSET(star)
+    OFFSET(sysenter) OFFSET(star) OFFSET(efer)
     static const char *names[INSN_COUNT] = {"in", "out", "syscall", "sysenter", "rdtsc", "rdtscp"};
     for (int i = 0; i < INSN_COUNT; i++) {
         if (!take(numbers, names[i], &value)) return NULL;
@@ -289,8 +329,14 @@ static PyObject *install_fast_stores(PyObject *module, PyObject *handle) {
     if (PyErr_Occurred()) return NULL;
     return PyLong_FromLong(faststore_install(library));
 }
+static PyObject *install_guard(PyObject *module, PyObject *handle) {
+    (void)module;
+    void *library = PyLong_AsVoidPtr(handle);
+    if (PyErr_Occurred()) return NULL;
+    return PyBool_FromLong(deliver_guard(library));
+}
 static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL}, {"install_fast_stores", install_fast_stores, METH_O, NULL},
-                                  {NULL, NULL, 0, NULL}};
+                                  {"install_guard", install_guard, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_shim", NULL, -1, functions, NULL, NULL, NULL, NULL};
 PyMODINIT_FUNC PyInit__shim(void) {
     PyObject *m = PyModule_Create(&module);

@@ -33,7 +33,7 @@ typedef struct {
 /* Byte offsets, from the CPU state for the first group, from its env (CPUX86State) for the second. */
 typedef struct {
     unsigned long interrupt_request, icount_high, halted;
-    unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star;
+    unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star, efer;
 } Layout;
 
 extern Api api;
@@ -41,7 +41,7 @@ extern Layout layout;
 
 /* The head of CPUX86State; its order is verified by layout.py. */
 enum { RAX = 0, RCX = 8, RDX = 16, RSP = 32, RSI = 48, RDI = 56, R11 = 88, RIP = 128, EFLAGS = 136, DF = 172, HFLAGS = 176,
-       ES = 184, CS = 208, SS = 232, DS = 256, FS = 280, GS = 304, CR0 = 424, SEGMENT_BASE = 8, SEGMENT_LIMIT = 16, SEGMENT_FLAGS = 20 };
+       ES = 184, CS = 208, SS = 232, DS = 256, FS = 280, GS = 304, TR = 352, CR0 = 424, SEGMENT_BASE = 8, SEGMENT_LIMIT = 16, SEGMENT_FLAGS = 20 };
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_CS64 = 1 << 15, HF_LMA = 1 << 14 };
 
 enum { EXIT_BUDGET, EXIT_HALT, EXIT_SHUTDOWN, EXIT_STOPPED, EXIT_ERROR };
@@ -68,14 +68,18 @@ enum { STEP_IN, STEP_OUT, STEP_LOAD, STEP_STORE, STEP_EXIT, STEP_IRQ };
 
 typedef struct Vcpu {
     PyObject_HEAD
+    struct Vcpu *next;
     void *uc;
     uint8_t *cpu, *env;
-    void *faststore;
+    void *faststore, *tlb; /* tlb: the softmmu's descriptors, NULL where their place is not known */
 
     int64_t left, end;      /* units = end - left; one unit is one code byte */
     int64_t quantum, deadline;
-    uint64_t blocks;
+    uint64_t blocks, last_block, no_string;
     int why, running, error;
+    int delivering;         /* the vector on its way through the IDT, -1 when none is */
+    bool delivering_int;    /* ... which INT n asked for */
+    bool halted;            /* HLT was executed in the block at whose end the last run was stopped: not reported yet */
     bool exact;             /* stop at the budget, not at a deadline */
     int64_t tsc_base;       /* added to the time stamp, ns */
     bool virtual_time;      /* time stamp from units, else from the host */
@@ -103,12 +107,14 @@ typedef struct Vcpu {
 /* shim.c */
 int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b, uint64_t c, int64_t otherwise);
 int64_t monotonic_ns(void);
+Vcpu *vcpu_of(const void *cpu);
 static inline int64_t vcpu_units(Vcpu *v) { return v->end - v->left; }
 static inline void vcpu_step(Vcpu *v, int kind, uint32_t address, int size, uint64_t value) {
     v->trail[v->steps++ % TRAIL] = (Step){ENV64(v, RIP), value, (uint64_t)vcpu_units(v), address, (uint8_t)kind, (uint8_t)size};
 }
 /* deliver.c: exceptions, interrupts, VM exits, SYSCALL/SYSENTER, time stamp, blocks */
 bool deliver_hooks(Vcpu *v, const int *instructions);
+bool deliver_guard(void *library);
 /* ports.c: IN, OUT, INS, OUTS and their windows */
 bool port_hooks(Vcpu *v, const int *instructions);
 int window_open(Vcpu *v, int port, PyObject *buffer, Py_ssize_t start, bool out);
@@ -119,7 +125,10 @@ bool memory_unmap(Vcpu *v, uint64_t base, uint64_t size);
 uint8_t *memory_host(Vcpu *v, uint64_t physical, uint64_t length);
 void memory_free_regions(Vcpu *v);
 void memory_invalidate(Vcpu *v, uint8_t *host, uint64_t length);
+/* strings.c: REP MOVS and REP STOS in bulk */
+void string_bulk(Vcpu *v, uint64_t linear, unsigned length);
 /* faststore.c */
+void **library_slot(void *library, const char *name);
 int faststore_install(void *library);
 void *faststore_register(void *uc, void *cpu, void *tlb);
 void faststore_add_ram(void *store, uint8_t *host, uint64_t size);

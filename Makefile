@@ -1,0 +1,48 @@
+# avmm: `make run` opens a console on the built-in guest, `make test` checks everything. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHIM := $(wildcard avmm/cpu/unicorn/shim/*)
+WORKERS ?= 2
+
+.PHONY: run test test-long lint guests fetch bench clean
+
+run: $(VENV)/.run
+	$(BIN)/avmm run
+
+test: lint fetch
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST)
+
+test-long: lint fetch
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "long or not long" $(PYTEST)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy avmm console guests
+
+# Debian packages with the guests that the tests boot, unpacked into .cache without root
+fetch: $(VENV)/.test
+	$(BIN)/python tests/third_party.py
+
+guests: $(VENV)/.run
+	$(MAKE) -C guests PYTHON=$(abspath $(BIN)/python)
+
+bench: $(VENV)/.test fetch
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit("avmm needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test "`uname -sm`" = "Linux x86_64" || { echo "avmm runs on Linux x86-64 only, and this is `uname -sm`."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.venv pyproject.toml $(SHIM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.venv pyproject.toml $(SHIM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info
