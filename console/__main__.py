@@ -1,0 +1,5 @@
+"""``python -m avmm_console`` is ``avmm``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,183 @@
+"""The full-screen console in a real terminal: tmux starts it, sends keys, and tells what is on the screen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.console import sectors
+
+PATIENCE = 15.0
+PROMPT = "shell$"
+
+if shutil.which("tmux") is None and os.environ.get("CI") != "true":
+    pytest.skip("tmux is not installed", allow_module_level=True)
+
+
+class Terminal:
+    """A tmux session of its own server."""
+
+    def __init__(self, folder: Path, columns: int = 100, rows: int = 30) -> None:
+        self._tmux = ["tmux", "-f", "/dev/null", "-S", str(folder / "tmux")]
+        shell = f"cd {folder}; PS1='{PROMPT} ' TERM=screen-256color exec bash --norc --noprofile"
+        self.do("new-session", "-d", "-x", str(columns), "-y", str(rows), shell)
+        self.wait(PROMPT)
+
+    def do(self, *arguments: str) -> str:
+        return subprocess.run([*self._tmux, *arguments], check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+    def keys(self, *keys: str) -> None:
+        self.do("send-keys", *keys)
+
+    def start(self, *arguments: object) -> None:
+        self.keys(" ".join(["clear;", sys.executable, "-m", "avmm_console", "run", *map(str, arguments), "; echo status $?"]), "Enter")
+
+    def text(self, *options: str) -> str:
+        return self.do("capture-pane", "-p", *options)
+
+    def wait(self, wanted: str | Callable[[str], bool]) -> str:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            text = self.text()
+            if wanted in text if isinstance(wanted, str) else wanted(text):
+                return text
+            assert time.monotonic() < deadline, f"never saw {wanted!r}:\n{text}"
+            time.sleep(0.03)
+
+    def wait_restored(self) -> str:
+        """The shell is back, on the normal screen, in line mode with echo, and with a cursor."""
+        text = self.wait("status ")
+        self.wait(lambda text: text.rstrip().endswith(PROMPT))
+        flags = self.do("display-message", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag}").split()
+        assert flags == ["0", "1", "0"]
+        self.keys("clear; stty -a", "Enter")
+        modes = self.wait("echoke").split()
+        assert {"icanon", "echo", "isig", "icrnl", "opost"} <= {mode.rstrip(";") for mode in modes}
+        return text
+
+    def close(self) -> None:
+        self.do("kill-server")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+def test_see_type_help_and_quit(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.start(sectors.write(tmp_path / "echo.img", "ready> ", sectors.ECHO), "--name", "guest")
+    text = terminal.wait("ready>")
+    assert "guest  running  80x25  real time" in text
+    assert "Ctrl-a h helps" in text
+    terminal.keys("Hello, World! $")
+    terminal.wait("ready> Hello, World! $")
+    terminal.keys("C-a", "h")
+    assert "quit: switch the machine off" in terminal.wait("All other keys go to the guest.")
+    terminal.keys("x")  # closes the help and goes nowhere else
+    terminal.wait(lambda text: "All other keys" not in text)
+    terminal.do("set-buffer", "pasted text")
+    terminal.do("paste-buffer", "-p")
+    terminal.wait("ready> Hello, World! $pasted text")
+    terminal.keys("C-a", "C-a")
+    terminal.wait("pasted text☺")  # what Ctrl-a looks like in code page 437
+    terminal.keys("C-a", "p")
+    terminal.wait("guest  paused")
+    terminal.keys("C-a", "p")
+    terminal.wait("guest  running")
+    terminal.keys("C-a", "s")
+    terminal.wait("saved guest-0.png")
+    assert (tmp_path / "guest-0.png").read_bytes().startswith(b"\x89PNG")
+    terminal.keys("C-a", "d")
+    terminal.wait(lambda text: "ready>" in text and "Hello" not in text)
+    terminal.keys("C-a", "x")
+    text = terminal.wait_restored()
+    assert "guest: switched off" in text
+    assert "status 0" in text
+
+
+def test_colours_of_the_guest(terminal: Terminal, tmp_path: Path) -> None:
+    colour = bytes.fromhex("b80309 b31e b90500 cd10")  # five hearts, yellow on blue, through int 10h AH=09h
+    terminal.start(sectors.write(tmp_path / "a.img", "", colour + sectors.IDLE))
+    terminal.wait("♥♥♥♥♥")
+    line = next(line for line in terminal.text("-e").splitlines() if "♥" in line)
+    before = line[: line.index("♥")]
+    assert "38;5;227" in before  # 255, 255, 85
+    assert "48;5;19" in before  # 0, 0, 170
+    terminal.keys("C-a", "x")
+    terminal.wait_restored()
+
+
+def test_graphics_are_half_blocks(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.start(sectors.write(tmp_path / "a.img", "", sectors.MODE_13H + sectors.IDLE))
+    text = terminal.wait("320x200")
+    assert text.count("▀") > 1000
+    lines = [line for line in terminal.text("-e").splitlines() if "▀" in line]
+    assert "38;5;124" in lines[2]  # 170, 0, 0
+    assert "38;5;124" not in lines[-3]
+    terminal.keys("C-a", "x")
+    terminal.wait_restored()
+
+
+def test_the_serial_line_as_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.start(sectors.write(tmp_path / "a.img", "screen", sectors.SERIAL_GREETING + sectors.SERIAL_ECHO))
+    terminal.wait("screen")
+    terminal.keys("C-a", "t")
+    assert "serial line" in terminal.wait("serial>")
+    terminal.keys("typed")
+    terminal.wait("serial>typed")
+    terminal.keys("C-a", "t")
+    terminal.wait("screen")
+    terminal.keys("C-a", "x")
+    terminal.wait_restored()
+
+
+def test_it_ends_with_the_guest(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.start(sectors.write(tmp_path / "a.img", "bye", sectors.POWER_OFF))
+    text = terminal.wait_restored()
+    assert "vm: the guest went off" in text
+    assert "status 0" in text
+
+
+def test_a_failure_is_reported_on_the_normal_screen(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.start(sectors.write(tmp_path / "a.img", "bad", sectors.FETCH_FROM_NOTHING))
+    text = terminal.wait_restored()
+    assert "last exits:" in text
+    assert "status 3" in text
+
+
+def test_an_image_that_does_not_boot(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "zero.img").write_bytes(bytes(4096))
+    terminal.start("zero.img")
+    text = terminal.wait_restored()
+    assert "avmm: zero.img is not bootable" in text
+    assert "status 2" in text
+
+
+@pytest.mark.parametrize(("name", "status"), [("TERM", 143), ("HUP", 129), ("INT", 130)])
+def test_a_signal_restores_the_terminal(terminal: Terminal, tmp_path: Path, name: str, status: int) -> None:
+    image = sectors.write(tmp_path / "a.img", "running", sectors.ECHO)
+    terminal.start(image)
+    terminal.wait("running  80x25")
+    shell = terminal.do("display-message", "-p", "#{pane_pid}").strip()
+    child = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[-1]
+    os.kill(int(child), getattr(__import__("signal"), f"SIG{name}"))
+    assert f"status {status}" in terminal.wait_restored()
+
+
+def test_a_terminal_that_is_too_small(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 79, 24)
+    try:
+        terminal.start(sectors.write(tmp_path / "a.img"))
+        text = terminal.wait("status 2")
+        assert "too small for the console: it has 79x24, 80x26" in text.replace("\n", "")
+    finally:
+        terminal.close()
