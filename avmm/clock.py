@@ -19,6 +19,7 @@ from collections.abc import Callable
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 MICROSECOND = 1_000
+HEAP_ROOM = 64  # deadlines, past and cancelled ones included, before the heap is cleaned up
 
 
 class Timer:
@@ -60,6 +61,7 @@ class Clock(ABC):
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Timer]] = []
         self._serials = 0
+        self._room = HEAP_ROOM
         self.on_earlier: Callable[[], None] = _nothing
         """Called when the earliest deadline moved closer, so that a running processor can end its slice in time."""
 
@@ -73,6 +75,10 @@ class Clock(ABC):
 
     def _push(self, timer: Timer, due: int) -> int:
         self._serials += 1
+        if len(self._heap) >= self._room:  # armed anew over and over: drop what is not a deadline any more
+            self._heap = [entry for entry in self._heap if entry[2].due == entry[0] and entry[2]._serial == entry[1]]
+            heapq.heapify(self._heap)
+            self._room = max(HEAP_ROOM, 2 * len(self._heap))
         heapq.heappush(self._heap, (due, self._serials, timer))
         return self._serials
 

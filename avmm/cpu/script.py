@@ -20,7 +20,7 @@ from typing import Any
 
 from avmm.cpu.engine import Callbacks, CpuState, Exit, Segment
 
-OPERATION_UNITS = 4  # code bytes an operation counts for: virtual time goes on in a scripted guest as well
+OPERATION_UNITS = 100  # ns of virtual time an operation takes: about a port access, so that polling a device gets somewhere
 RFLAGS_IF = 0x200
 
 Guest = Callable[["ScriptCpu"], Coroutine[Any, Any, None]]

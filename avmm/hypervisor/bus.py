@@ -34,6 +34,13 @@ class Tally:
     writes: int = 0
 
 
+def _keep(past: dict[tuple[str, bool], Tally], tally: Tally) -> None:
+    """Add the counts of an entry that goes to those of its device."""
+    kept = past.setdefault((tally.device, tally.inside), Tally(tally.device, tally.inside))
+    kept.reads += tally.reads
+    kept.writes += tally.writes
+
+
 class PortBus:
     """The 65,536 I/O ports. ``read`` and ``write`` are the processor's callbacks."""
 
@@ -41,9 +48,12 @@ class PortBus:
         self._wait = wait
         self._ports: dict[int, tuple[Read, Write, int, Tally]] = {}
         self.floating: dict[int, Tally] = {}
+        self.past: dict[tuple[str, bool], Tally] = {}
+        """What devices were asked where they are not any more, by name and whether inside."""
 
     def attach(self, device: Device, ranges: tuple[PortRange, ...], read: Read, write: Write, *, inside: bool = True) -> None:
         """Let ``read`` and ``write`` answer a device's ports. BusError when another device has one of them."""
+        wanted: set[int] = set()
         for span in ranges:
             for port in range(span.first, span.first + span.count):
                 taken = self._ports.get(port)
@@ -51,15 +61,21 @@ class PortBus:
                     raise BusError(f"port {port:#x} is wanted by {device.name} but belongs to {taken[3].device}")
                 if not 0 <= port <= 0xFFFF:
                     raise BusError(f"{device.name} wants port {port:#x}, which does not exist")
+                if port in wanted:
+                    raise BusError(f"port {port:#x} is wanted twice by {device.name}")
+                wanted.add(port)
         for span in ranges:
             for port in range(span.first, span.first + span.count):
                 self._ports[port] = (read, write, span.width, Tally(device.name, inside))
 
-    def detach(self, ranges: tuple[PortRange, ...]) -> None:
-        """Let ports float again."""
+    def detach(self, ranges: tuple[PortRange, ...], owner: Device | None = None) -> None:
+        """Let ports float again; with ``owner`` only those that are its own."""
         for span in ranges:
             for port in range(span.first, span.first + span.count):
-                self._ports.pop(port, None)
+                entry = self._ports.get(port)
+                if entry is not None and (owner is None or entry[3].device == owner.name):
+                    del self._ports[port]
+                    _keep(self.past, entry[3])
 
     def read(self, port: int, size: int) -> int:
         """Answer IN: any port, any size."""
@@ -80,7 +96,7 @@ class PortBus:
         try:
             _, write, width, tally = self._ports[port]
         except KeyError:
-            self._float(port, size, True)
+            self._float(port, size, True, value)
             return
         if size > width:
             for i in range(size):
@@ -91,9 +107,9 @@ class PortBus:
         if waiting is not None:
             self._wait(waiting)  # type: ignore[arg-type]
 
-    def _float(self, port: int, size: int, writing: bool) -> int:
+    def _float(self, port: int, size: int, writing: bool, value: int = 0) -> int:
         if size > 1 and any(port + i & 0xFFFF in self._ports for i in range(size)):
-            return self._float_partly(port, size, writing)
+            return self._float_partly(port, size, writing, value)
         tally = self.floating.setdefault(port, Tally("nobody", True))
         if writing:
             tally.writes += 1
@@ -101,9 +117,11 @@ class PortBus:
             tally.reads += 1
         return (1 << 8 * size) - 1
 
-    def _float_partly(self, port: int, size: int, writing: bool) -> int:
-        """Answer an access of which only some ports, not the first, belong to a device. What is written floats too."""
+    def _float_partly(self, port: int, size: int, writing: bool, value: int) -> int:
+        """Answer an access of which only some ports, not the first, belong to a device: byte by byte."""
         if writing:
+            for i in range(size):
+                self.write(port + i & 0xFFFF, 1, value >> 8 * i & 0xFF)
             return 0
         return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
 
@@ -125,27 +143,31 @@ class MemoryBus:
         self._firsts: list[int] = []
         self._spans: list[tuple[int, Read, Write, Tally]] = []
         self.floating = Tally("nobody", True)
+        self.past: dict[tuple[str, bool], Tally] = {}
 
     def attach(self, device: Device, ranges: tuple[MemoryRange, ...], read: Read, write: Write, *, inside: bool = True) -> None:
         """Let ``read`` and ``write`` answer a device's memory ranges. BusError when another device has a part of them."""
+        firsts, spans = self._firsts.copy(), self._spans.copy()  # taken over when nothing was refused
         for span in ranges:
             if span.first % 4096 or span.size % 4096 or span.size <= 0:
                 raise BusError(f"{device.name}'s memory at {span.first:#x} is not made of whole pages")
-            at = bisect_right(self._firsts, span.first)
+            at = bisect_right(firsts, span.first)
             before, behind = at - 1, at
-            if before >= 0 and self._spans[before][0] > span.first:
-                raise BusError(f"memory at {span.first:#x} is wanted by {device.name} but belongs to {self._spans[before][3].device}")
-            if behind < len(self._firsts) and self._firsts[behind] < span.first + span.size:
-                owner = self._spans[behind][3].device
-                raise BusError(f"memory at {self._firsts[behind]:#x} is wanted by {device.name} but belongs to {owner}")
-            self._firsts.insert(at, span.first)
-            self._spans.insert(at, (span.first + span.size, read, write, Tally(device.name, inside)))
+            if before >= 0 and spans[before][0] > span.first:
+                raise BusError(f"memory at {span.first:#x} is wanted by {device.name} but belongs to {spans[before][3].device}")
+            if behind < len(firsts) and firsts[behind] < span.first + span.size:
+                owner = spans[behind][3].device
+                raise BusError(f"memory at {firsts[behind]:#x} is wanted by {device.name} but belongs to {owner}")
+            firsts.insert(at, span.first)
+            spans.insert(at, (span.first + span.size, read, write, Tally(device.name, inside)))
+        self._firsts, self._spans = firsts, spans
 
     def detach(self, ranges: tuple[MemoryRange, ...]) -> None:
         """Let memory ranges float again."""
         for span in ranges:
             if span.first in self._firsts:
                 at = self._firsts.index(span.first)
+                _keep(self.past, self._spans[at][3])
                 del self._firsts[at], self._spans[at]
 
     def read(self, address: int, size: int) -> int:

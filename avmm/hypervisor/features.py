@@ -59,8 +59,8 @@ class Msrs:
 
     def __init__(self) -> None:
         self._values: dict[int, int] = dict(_INITIAL)
-        self.handlers: dict[int, tuple[Callable[[], int], Callable[[int], bool]]] = {}
-        """Registers that a device owns: index -> (read, write); ``write`` returns False for #GP."""
+        self.handlers: dict[int, tuple[Callable[[], int | None], Callable[[int], bool]]] = {}
+        """Registers that a device owns: index -> (read, write); ``read`` returns None for #GP, ``write`` False."""
 
     def read(self, index: int) -> int | None:
         """Answer RDMSR; None is #GP."""

@@ -50,7 +50,8 @@ def disassembly(cpu: Processor, memory: GuestMemory, count: int = INSTRUCTIONS_S
             break
         text += memory.read(physical, 1)
     decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
-    lines = [f"{i.address:#010x}  {i.bytes.hex():<20}  {i.mnemonic} {i.op_str}" for i in decoder.disasm(bytes(text), linear, count)]
+    decoded = decoder.disasm(bytes(text), linear, count)
+    lines = [f"{i.address:#010x}  {i.bytes.hex():<20}  {i.mnemonic} {i.op_str}".rstrip() for i in decoded]
     return lines or [f"{linear:#010x}  (not mapped, or not an instruction)"]
 
 

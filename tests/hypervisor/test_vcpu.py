@@ -1,0 +1,240 @@
+"""The vCPU task: slices, HLT, waiting inside an instruction, and who may end it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+
+from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
+from avmm.cpu.engine import Callbacks, Exit
+from avmm.cpu.script import Guest, ScriptCpu, ScriptProcessor
+from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
+from tests.hypervisor.rig import STATE
+
+END = 7  # OUT there stops the vCPU
+
+
+RIGS: list[Rig] = []
+
+
+@pytest.fixture(autouse=True)
+def _end_the_guests() -> Iterator[None]:
+    yield
+    while RIGS:
+        RIGS.pop().cpu.close()
+
+
+class Rig:
+    """A vCPU with a scripted guest; ``stop()``, or the guest's OUT to END, ends it at the next boundary."""
+
+    def __init__(self, guest: Guest, *, virtual: bool = True, port_in: Callable[[int, int], int] | None = None) -> None:
+        self.log: list[tuple[int, int]] = []
+        self.vectors: list[int] = []
+        self.shutdowns = 0
+        self.stopping = False
+        callbacks = Callbacks(port_in or (lambda port, size: 0), self._out, lambda a, s: 0,
+                              lambda a, s, v: None, self._acknowledge, lambda port: None,
+                              lambda leaf, sub, native: native, lambda index: 0, lambda index, value: True)  # fmt: skip
+        self.cpu = ScriptProcessor(callbacks, guest)
+        self.cpu.reset(STATE)
+        RIGS.append(self)
+        self.clock: Clock = VirtualClock(lambda: self.cpu.units) if virtual else WallClock()
+        self.vcpu = Vcpu(self.cpu, self.clock, self.boundary, self.shutdown)
+
+    def _out(self, port: int, size: int, value: int) -> None:
+        self.log.append((port, value))
+        if port == END:
+            self.stop()
+
+    def _acknowledge(self) -> int | None:
+        vector = self.vectors.pop(0) if self.vectors else None
+        self.vcpu.interrupt(bool(self.vectors))
+        return vector
+
+    def boundary(self) -> None:
+        if self.stopping:
+            raise Stop
+
+    def shutdown(self) -> None:
+        self.shutdowns += 1
+        self.stopping = True
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.cpu.stop()
+        self.vcpu.wake()
+
+
+async def spin(cpu: ScriptCpu) -> None:
+    while True:
+        await cpu.outb(1, 1)
+
+
+@pytest.mark.asyncio
+async def test_the_loop_stays_responsive() -> None:
+    """No slice is much longer than a millisecond, and the event loop has its turn after each."""
+    rig = Rig(spin, virtual=False)
+    task = asyncio.create_task(rig.vcpu.run())
+    turns = 0
+    begin = time.monotonic_ns()
+    while time.monotonic_ns() - begin < 50 * MILLISECOND:
+        await asyncio.sleep(0)
+        turns += 1
+    rig.stop()
+    await task
+    assert turns >= 3
+    assert rig.vcpu.slices >= 3
+
+
+@pytest.mark.asyncio
+async def test_timers_fire_at_their_deadline_in_virtual_time() -> None:
+    rig = Rig(spin)
+    fired: list[int] = []
+    timer = rig.clock.timer(lambda: fired.append(rig.clock.now()))
+    timer.arm(5000)
+    rig.clock.timer(rig.stop).arm(6000)
+    await rig.vcpu.run()
+    assert fired == [5000]
+
+
+@pytest.mark.asyncio
+async def test_halted_virtual_time_jumps() -> None:
+    async def handler(cpu: ScriptCpu) -> None:
+        await cpu.outb(0x20, 0)
+
+    async def guest(cpu: ScriptCpu) -> None:
+        cpu.on(0x20, handler)
+        cpu.sti()
+        for _ in range(100):
+            await cpu.hlt()
+        await cpu.outb(END, 0)
+
+    rig = Rig(guest)
+    times: list[int] = []
+
+    def tick() -> None:
+        times.append(rig.clock.now())
+        rig.vectors.append(0x20)
+        rig.vcpu.interrupt(True)
+        timer.arm(rig.clock.now() + 3600 * 1_000_000_000)
+
+    timer = rig.clock.timer(tick)
+    timer.arm(1_000_000)
+    begin = time.monotonic()
+    await rig.vcpu.run()
+    assert time.monotonic() - begin < 5  # a hundred hours of machine time
+    assert len(times) == 100
+    assert all(b - a == 3600 * 1_000_000_000 for a, b in pairwise(times))
+    assert rig.vcpu.halts >= 100
+
+
+@pytest.mark.asyncio
+async def test_halted_real_time_waits_for_the_interrupt() -> None:
+    async def guest(cpu: ScriptCpu) -> None:
+        cpu.sti()
+        await cpu.hlt()
+        await cpu.outb(7, 7)
+
+    rig = Rig(guest, virtual=False)
+    task = asyncio.create_task(rig.vcpu.run())
+    await asyncio.sleep(0.01)
+    assert rig.log == []
+    rig.vcpu.wake()  # for nothing
+    await asyncio.sleep(0.01)
+    assert rig.log == []
+    rig.vectors.append(0x20)
+    rig.vcpu.interrupt(True)
+    await task
+    assert rig.log == [(7, 7)]
+    assert rig.vcpu.idle_ns > MILLISECOND
+
+
+@pytest.mark.asyncio
+async def test_waiting_inside_an_instruction() -> None:
+    async def guest(cpu: ScriptCpu) -> None:
+        await cpu.outb(END, await cpu.inb(0x60))
+
+    async def answer() -> int:
+        await asyncio.sleep(0.002)
+        return 0x77
+
+    rig = Rig(guest, port_in=lambda port, size: rig.vcpu.wait(answer()))
+    await rig.vcpu.run()
+    assert rig.log == [(END, 0x77)]
+    assert rig.vcpu.outside_ns >= MILLISECOND
+
+
+@pytest.mark.asyncio
+async def test_an_exception_is_raised_inside_the_instruction() -> None:
+    async def guest(cpu: ScriptCpu) -> None:
+        await cpu.inb(0x60)
+
+    async def answer() -> int:
+        raise OSError("gone")
+
+    rig = Rig(guest, port_in=lambda port, size: rig.vcpu.wait(answer()))
+    with pytest.raises(OSError, match="gone"):
+        await rig.vcpu.run()
+
+
+@pytest.mark.asyncio
+async def test_only_a_running_vcpu_waits() -> None:
+    rig = Rig(spin)
+    future = asyncio.get_running_loop().create_future()
+    with pytest.raises(RuntimeError, match="only a running vCPU can wait"):
+        rig.vcpu.wait(future)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("virtual", [True, False])
+async def test_cancelling_a_halted_or_running_vcpu(virtual: bool) -> None:
+    async def halted(cpu: ScriptCpu) -> None:
+        cpu.sti()
+        await cpu.hlt()
+
+    for guest in (spin, halted):
+        rig = Rig(guest, virtual=virtual)
+        task = asyncio.create_task(rig.vcpu.run())
+        await asyncio.sleep(0.003)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.asyncio
+async def test_shutdown_and_error() -> None:
+    rig = Rig(spin)
+    rig.cpu.run = lambda budget, deadline=None: Exit.SHUTDOWN  # type: ignore[method-assign]
+    await rig.vcpu.run()
+    assert rig.shutdowns == 1
+    rig = Rig(spin)
+    rig.cpu.run = lambda budget, deadline=None: Exit.ERROR  # type: ignore[method-assign]
+    rig.cpu.failure = "it gave up"
+    with pytest.raises(ProcessorFailure, match="it gave up"):
+        await rig.vcpu.run()
+
+
+@pytest.mark.asyncio
+async def test_machine_time_waits_for_the_host() -> None:
+    rig = Rig(spin)
+    ready = asyncio.get_running_loop().create_future()
+    fired: list[int] = []
+
+    def fire() -> None:
+        fired.append(rig.clock.now())
+        rig.stop()
+
+    timer = rig.clock.timer(fire)
+    timer.ready = ready
+    timer.arm(1000)
+    task = asyncio.create_task(rig.vcpu.run())
+    await asyncio.sleep(0.01)
+    assert fired == []
+    assert rig.clock.now() == 1000  # it stands still
+    ready.set_result(None)
+    await task
+    assert fired == [1000]
