@@ -13,6 +13,7 @@ import asyncio
 import enum
 import mmap
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -24,12 +25,13 @@ from avmm.hypervisor.bus import BusError, MemoryBus, PortBus
 from avmm.hypervisor.features import Msrs, cpuid
 from avmm.hypervisor.irp import Irp, IrpKind
 from avmm.hypervisor.report import GuestFailure, failure_report
+from avmm.hypervisor.slot import Slot
 from avmm.hypervisor.trace import Trace
 from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
 from avmm.memory import GuestMemory
 
 T = TypeVar("T")
-PAGE = 4096
+RESET_NS = 10 * MILLISECOND  # what RESET# takes in virtual time: a machine that resets for ever does not stand still in time
 
 
 class RunState(enum.Enum):
@@ -98,6 +100,9 @@ class Partition:
         self.ports = PortBus(self._wait)
         self.address_space = MemoryBus(self._wait)
         self._windows: dict[int, Device] = {}
+        self._errands: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self.on_irp: list[Callable[[Irp], None]] = []
+        """Called with each I/O request packet on its way out."""
         callbacks = Callbacks(
             port_in=self.ports.read,
             port_out=self.ports.write,
@@ -139,17 +144,31 @@ class Partition:
         """Connect a device to the buses, inside the hypervisor or with the service OS outside."""
         if device.name in self.devices:
             raise ValueError(f"this machine has a device called {device.name} already")
-        read, write, load, store = device.read, device.write, device.read_memory, device.write_memory
-        if not inside:
-            read, write, load, store = self._outside(device)
-        self.ports.attach(device, device.ports, read, write, inside=inside)
-        try:
-            self.address_space.attach(device, device.memory, load, store, inside=inside)
-        except ValueError:
-            self.ports.detach(device.ports)
-            raise
+        self._attach(device, inside)
         self.devices[device.name] = device
         self.placement[device.name] = "hypervisor" if inside else "service"
+
+    def replug(self, old: Device, new: Device, place: str) -> None:
+        """Let ``new`` answer instead of ``old``, in ``place`` from now on. BusError, and nothing has changed, when it cannot."""
+        self._detach(old)
+        try:
+            self._attach(new, inside=place == "hypervisor")
+        except ValueError:
+            self._attach(old, inside=self.placement[old.name] == "hypervisor")
+            raise
+        self.devices[old.name] = new
+        self.placement[old.name] = place
+        self._windows.clear()
+
+    def unplug(self, device: Device) -> None:
+        """Take a device off the buses. Nothing of it may be in progress."""
+        self._detach(device)
+        del self.devices[device.name], self.placement[device.name]
+        self._windows.clear()
+
+    def _detach(self, device: Device) -> None:
+        self.ports.detach(device.ports, device)
+        self.address_space.detach(device.memory)
 
     def move_ports(self, device: Device, before: tuple[PortRange, ...]) -> None:
         """A device's ``ports`` changed. Where the guest moves them onto another device's they are not visible."""
@@ -163,11 +182,20 @@ class Partition:
         except BusError as error:
             self.trace("ports not moved", device=device.name, reason=str(error))
 
+    def _attach(self, device: Device, inside: bool) -> None:
+        read, write, load, store = device.read, device.write, device.read_memory, device.write_memory
+        if not inside:
+            read, write, load, store = self._outside(device)
+        self.ports.attach(device, device.ports, read, write, inside=inside)
+        try:
+            self.address_space.attach(device, device.memory, load, store, inside=inside)
+        except ValueError:
+            self.ports.detach(device.ports, device)
+            raise
+
     def _outside(self, device: Device) -> tuple[Any, Any, Any, Any]:
         def send(kind: IrpKind, address: int, size: int, value: int = 0) -> Irp:
-            assert self.service is not None
-            self.irps += 1
-            return self.service.submit(Irp(kind, device, address, size, value, partition=self.name))
+            return self._send(Irp(kind, device, address, size, value, partition=self.name))
 
         return (
             lambda port, size: send(IrpKind.PORT_READ, port, size),
@@ -175,6 +203,13 @@ class Partition:
             lambda address, size: send(IrpKind.MEMORY_READ, address, size),
             lambda address, size, value: send(IrpKind.MEMORY_WRITE, address, size, value),
         )
+
+    def _send(self, irp: Irp) -> Irp:
+        assert self.service is not None
+        self.irps += 1
+        for observer in self.on_irp:
+            observer(irp)
+        return self.service.submit(irp)
 
     # -- the board
 
@@ -187,6 +222,8 @@ class Partition:
         task = asyncio.get_running_loop().create_task(work, name=f"{self.name}:work")
         self._in_flight.add(task)
         self._idle.clear()
+        if isinstance(self.clock, WallClock):
+            self.vcpu.busy(True)
         timer: Timer | None = None
         if isinstance(self.clock, VirtualClock):
             timer = self.clock.timer(lambda: self._deliver(task, done))
@@ -200,6 +237,7 @@ class Partition:
                 timer.ready.set_result(None)
             if not self._in_flight:
                 self._idle.set()
+                self.vcpu.busy(False)
 
         task.add_done_callback(finished)
         if timer is not None:
@@ -266,13 +304,14 @@ class Partition:
             if name is None:
                 return
             device = self._windows[port] = self.devices[name]
+        if isinstance(device.board, Slot):
+            device.board.window_done(port)
         if self.placement[device.name] == "hypervisor" or self.service is None:
             waiting = device.window_done(port)
             if waiting is not None:
                 self._wait(waiting)
         else:
-            self.irps += 1
-            self._wait(self.service.submit(Irp(IrpKind.WINDOW_DONE, device, port, partition=self.name)))
+            self._wait(self._send(Irp(IrpKind.WINDOW_DONE, device, port, partition=self.name)))
 
     def _triple_fault(self) -> None:
         if self.on_triple_fault == "reset":
@@ -287,7 +326,7 @@ class Partition:
         """Start the vCPU task. Returns at once; the machine runs until it is off."""
         if self._task is not None:
             raise RuntimeError(f"{self.name} is on already")
-        self.processor.reset(self.boot_state())
+        self._boot()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vm:{self.name}")
         await asyncio.sleep(0)
 
@@ -309,10 +348,16 @@ class Partition:
                 self.clock.pause()
             if self.state not in (RunState.FAILED, RunState.OFF):
                 self._enter(RunState.OFF)
+            self._run_errands()
             for future in (self._paused, self._resumed):
                 if future is not None and not future.done():
                     future.set_result(None)
             self._ended.set()
+
+    def _boot(self) -> None:
+        self.processor.reset(self.boot_state())
+        if isinstance(self.clock, VirtualClock):
+            self.clock.executed = self.processor.executed
 
     def _enter(self, state: RunState) -> None:
         self.state = state
@@ -334,6 +379,7 @@ class Partition:
 
     def _boundary(self) -> None:
         """Between two slices: do what was asked for."""
+        self._run_errands()
         if self.failure is not None:
             raise Stop
         if self._want_off is not None:
@@ -344,6 +390,28 @@ class Partition:
             self._do_reset()
         while self._want_pause and self._want_off is None:
             self.vcpu.wait(self._stand_still())
+
+    async def at_boundary(self, action: Callable[[], T]) -> T:
+        """Call ``action`` between two instructions, when no access is in progress, and return its result or raise what it raised.
+
+        Cancelled while waiting, the action is not called. A machine that is paused or off is between two instructions.
+        """
+        if self.state is not RunState.RUNNING:
+            return action()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._errands.append((action, future))
+        self._attention()
+        return await future
+
+    def _run_errands(self) -> None:
+        while self._errands:
+            action, future = self._errands.popleft()
+            if future.done():  # cancelled
+                continue
+            try:
+                future.set_result(action())
+            except Exception as error:
+                future.set_exception(error)
 
     async def _stand_still(self) -> None:
         await self._idle.wait()
@@ -370,7 +438,9 @@ class Partition:
             device.reset()
         self.msrs.reset()
         self.vcpu.interrupt(False)
-        self.processor.reset(self.boot_state())
+        if isinstance(self.clock, VirtualClock):
+            self.clock.advance_to(self.clock.now() + RESET_NS)
+        self._boot()
         self.vcpu.restarted()
         self.interrupt(self.controller.intr if self.controller is not None else False)
 
@@ -383,13 +453,16 @@ class Partition:
         if self.state is not RunState.RUNNING:
             return
         self._want_pause = True
-        self._paused = asyncio.get_running_loop().create_future()
+        if self._paused is None or self._paused.done():
+            self._paused = asyncio.get_running_loop().create_future()
         self._attention()
-        await self._paused
+        await asyncio.shield(self._paused)  # others may wait for the same pause
 
     async def resume(self) -> None:
         """Go on after :meth:`pause`."""
         self._want_pause = False
+        if self._paused is not None and not self._paused.done():
+            self._paused.set_result(None)  # it comes before the pause has begun
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
             await asyncio.sleep(0)
