@@ -22,32 +22,43 @@ next: in al, {port}
     out dx, al
     hlt
 """
-INTERRUPTS = """
+TICKING = """
     xor ax, ax
     mov ds, ax
     mov word [0x20], handler
     mov word [0x22], 0
     mov al, 0x34
     out 0x43, al
-    mov al, 24              ; a tick every 20 us of virtual time, which HLT jumps over
+    mov al, 24              ; a tick every 20 us of virtual time
     out 0x40, al
     xor al, al
     out 0x40, al
+    mov al, {mask}
+    out 0x21, al
+    xor ebx, ebx
     mov ecx, {count}
     sti
-next: hlt
-    test ecx, ecx
-    jg next
+{loop}
     cli
     mov dx, 0x402
     mov al, '!'
     out dx, al
     hlt
-handler: dec ecx
+handler: inc ebx
     mov al, 0x20
     out 0x20, al
     iret
 """
+BUSY = """
+next: dec ecx               ; 6 code bytes, so 6 ns of virtual time
+    jnz near next
+"""
+HALTED = """
+next: hlt
+    cmp ebx, ecx
+    jb next
+"""
+BYTES = 6
 
 
 def _time(source: str, placement: dict[str, str] | None = None) -> tuple[float, avmm.Vm]:
@@ -80,9 +91,18 @@ def run(runs: int) -> list[Result]:
     """Measure the three."""
     inside = repeat(runs, lambda: _per(LOOP, READS))
     outside = repeat(runs, lambda: _per(LOOP, TRIPS, {"post": "service"}))
-    interrupts = repeat(runs, lambda: _per(INTERRUPTS, TICKS))
+    loops = TICKS * 20_000 // BYTES
+
+    def interrupt() -> float:
+        quiet, _ = _time(TICKING.format(mask=0xFF, count=loops, loop=BUSY))
+        ticking, vm = _time(TICKING.format(mask=0xFE, count=loops, loop=BUSY))
+        return (ticking - quiet) / vm.partition.injected * 1e6
+
+    interrupts = repeat(runs, interrupt)
+    wakes = repeat(runs, lambda: _per(TICKING.replace("{mask}", "0xFE").replace("{loop}", HALTED), TICKS))
     return [
         median_of("port read inside the hypervisor", "us", inside, limit=0.5),
         median_of("port read by VM-H, there and back", "us", outside, limit=12),
         median_of("PIT interrupt, delivered and returned", "us", interrupts, limit=5),
+        median_of("the same, out of HLT and back to it", "us", wakes),
     ]

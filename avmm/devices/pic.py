@@ -91,8 +91,9 @@ class Chip:
                 self.update()
         elif self.lines & bit:
             self.lines &= ~bit
-            self.irr &= ~bit
-            self.update()
+            if self.irr & bit:  # withdrawn
+                self.irr &= ~bit
+                self.update()
 
     @property
     def level_triggered(self) -> int:
