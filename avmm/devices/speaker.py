@@ -59,10 +59,14 @@ class Speaker(Device):
 
     def __init__(self, board: Board, pit: Pit) -> None:
         super().__init__(board)
-        self._pit = pit
         self._strokes: deque[Stroke] = deque(maxlen=LIMIT)
-        pit.on_speaker_change = self._note
+        self.listen_to(pit)
         self._note()
+
+    def listen_to(self, pit: Pit) -> None:
+        """Be wired to this timer, which is in the state of the one before."""
+        self.pit = pit
+        pit.on_speaker_change = self._note
 
     def _note(self) -> None:
         """Write down what the speaker's inputs do from now on."""
@@ -70,7 +74,7 @@ class Speaker(Device):
         strokes = self._strokes
         while strokes and strokes[-1].at >= tick:
             strokes.pop()
-        data, run, following = self._pit.speaker_runs()
+        data, run, following = self.pit.speaker_runs()
         self._add(Stroke(tick, run if data else None))
         if data and following is not None:
             self._add(Stroke(following.at, following))

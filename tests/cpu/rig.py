@@ -77,7 +77,7 @@ DEFINES = (
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """What a handler found on its stack. ``sp`` and ``ss`` where the frame holds them; ``handler_sp`` at the handler's first instruction."""  # noqa: E501
+    """What a handler found on its stack. ``sp`` and ``ss`` where the frame holds them; ``handler_sp`` at the handler's first instruction."""
 
     vector: int
     error: int | None
@@ -174,8 +174,8 @@ class Rig:
             CODE32: descriptor(0, 0xFFFFF, 0x9B, 0xC), DATA: descriptor(0, 0xFFFFF, 0x93, 0xC), USER32: descriptor(0, 0xFFFFF, 0xFB, 0xC),
             USER_DATA: descriptor(0, 0xFFFFF, 0xF3, 0xC), TSS_SEL: descriptor(TSS, TSS_LIMIT, 0x89, 0),
             CODE16: descriptor(0, 0xFFFF, 0x9B, 0), DATA16: descriptor(0, 0xFFFF, 0x93, 0), USER16: descriptor(0, 0xFFFF, 0xFB, 0),
-            USER_DATA16: descriptor(0, 0xFFFF, 0xF3, 0), CODE64: descriptor(0, 0xFFFFF, 0x9B, 0xA), USER64: descriptor(0, 0xFFFFF, 0xFB, 0xA),  # noqa: E501
-            TSS64_SEL: descriptor(TSS64, TSS_LIMIT, 0x89, 0), ABSENT: descriptor(0, 0xFFFFF, 0x13, 0xC), LDT_SEL: descriptor(0x8000, 0xFF, 0x82, 0),  # noqa: E501
+            USER_DATA16: descriptor(0, 0xFFFF, 0xF3, 0), CODE64: descriptor(0, 0xFFFFF, 0x9B, 0xA), USER64: descriptor(0, 0xFFFFF, 0xFB, 0xA),
+            TSS64_SEL: descriptor(TSS64, TSS_LIMIT, 0x89, 0), ABSENT: descriptor(0, 0xFFFFF, 0x13, 0xC), LDT_SEL: descriptor(0x8000, 0xFF, 0x82, 0),
             EXPAND_DOWN: descriptor(0, 0xFFF, 0x97, 0x4),
         }  # fmt: skip
         for selector, entry in entries.items():
@@ -240,7 +240,7 @@ class Rig:
         if self.mode == "pae":
             return replace(state, cr0=0x80010011, cr3=PDPT, cr4=0x620)
         if self.mode in ("long", "compat"):
-            state = replace(state, cr0=0x80010011, cr3=PML4, cr4=0x620, efer=0x500, idtr=(IDT, 0xFFF), tr=Segment(TSS64_SEL, TSS64, TSS_LIMIT, 0x8B))  # noqa: E501
+            state = replace(state, cr0=0x80010011, cr3=PML4, cr4=0x620, efer=0x500, idtr=(IDT, 0xFFF), tr=Segment(TSS64_SEL, TSS64, TSS_LIMIT, 0x8B))
             if self.mode == "long":
                 state = replace(state, cs=Segment(CODE64, 0, 0xFFFFFFFF, 0xA9B))
         return state

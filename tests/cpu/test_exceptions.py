@@ -84,7 +84,7 @@ UNCHECKED = [
     (("pm32",), "data beyond an expand-down limit", "mov ax, EXPAND_DOWN\nmov fs, ax\nhere:\n mov eax, [fs:0x10]", GP, 0),
     (("real", "pm16"), "data beyond the limit", "mov ebx, 0x10000\nhere:\n mov al, [ebx]", GP, 0),
     (("real", "pm16"), "word across the limit", "mov bx, 0xffff\nhere:\n mov ax, [bx]", GP, 0),
-    (("pm32",), "sse exception", "mov dword [0x3000], 0x1d80\nldmxcsr [0x3000]\nxorps xmm0, xmm0\nmov eax, 0x3f800000\nmovd xmm1, eax\nhere:\n divss xmm1, xmm0", XM, None),  # noqa: E501
+    (("pm32",), "sse exception", "mov dword [0x3000], 0x1d80\nldmxcsr [0x3000]\nxorps xmm0, xmm0\nmov eax, 0x3f800000\nmovd xmm1, eax\nhere:\n divss xmm1, xmm0", XM, None),
 ]  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_checks_that_the_engine_does_not_make(mode: str, source: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "source", "vector", "error"),
-    [pytest.param(mode, source, vector, error, id=f"{mode}-{what.replace(' ', '_')}") for modes, what, source, vector, error in FAULTS for mode in modes],  # noqa: E501
+    [pytest.param(mode, source, vector, error, id=f"{mode}-{what.replace(' ', '_')}") for modes, what, source, vector, error in FAULTS for mode in modes],
 )
 def test_a_fault_saves_the_address_of_the_instruction(mode: str, source: str, vector: int, error: int | None) -> None:
     rig = Rig(source + "\nSTOP", mode, stop_on_trap=True)
@@ -122,7 +122,7 @@ SOFTWARE = [
 
 @pytest.mark.parametrize(
     ("mode", "source", "vector"),
-    [pytest.param(mode, source, vector, id=f"{mode}-{what.replace(' ', '_')}") for modes, what, source, vector in SOFTWARE for mode in modes],  # noqa: E501
+    [pytest.param(mode, source, vector, id=f"{mode}-{what.replace(' ', '_')}") for modes, what, source, vector in SOFTWARE for mode in modes],
 )
 def test_a_software_interrupt_saves_the_address_behind_it(mode: str, source: str, vector: int) -> None:
     rig = Rig(source + "\n nop\nSTOP", mode)
@@ -208,7 +208,7 @@ fifth:
 
 
 def test_single_step_over_rep_traps_after_each_iteration() -> None:
-    rig = Rig("mov cx, 3\nmov di, 0x3000\ncld\npushf\npop ax\nor ah, 1\npush ax\npopf\nhere:\n rep stosb\nafter:\n nop\nSTOP", stop_on_trap=False)  # noqa: E501
+    rig = Rig("mov cx, 3\nmov di, 0x3000\ncld\npushf\npop ax\nor ah, 1\npush ax\npopf\nhere:\n rep stosb\nafter:\n nop\nSTOP", stop_on_trap=False)
     count = 0
 
     def on_out(port: int, size: int, value: int) -> None:
@@ -236,7 +236,7 @@ def test_hardware_breakpoint_on_execution() -> None:
 
 def test_x87_error_by_exception_16() -> None:
     """With CR0.NE an unmasked x87 error is raised at the next waiting x87 instruction."""
-    source = "mov eax, cr0\nor al, 0x20\nmov cr0, eax\nfninit\nmov word [0x3000], 0x37b\nfldcw [0x3000]\nfld1\nfldz\nfdivp st1\nhere:\n fwait\nSTOP"  # noqa: E501
+    source = "mov eax, cr0\nor al, 0x20\nmov cr0, eax\nfninit\nmov word [0x3000], 0x37b\nfldcw [0x3000]\nfld1\nfldz\nfdivp st1\nhere:\n fwait\nSTOP"
     rig = Rig(source, "pm32", stop_on_trap=True)
     rig.run()
     assert [(t.vector, t.ip) for t in rig.traps] == [(MF, rig.label("here"))]
@@ -244,7 +244,7 @@ def test_x87_error_by_exception_16() -> None:
 
 def test_alignment_is_not_checked() -> None:
     """Unicorn's TCG knows no #AC: EFLAGS.AC with CR0.AM has no effect in ring 3."""
-    rig = Rig("mov eax, cr0\nor eax, 0x40000\nmov cr0, eax\nring3_32 user\nuser:\n pushfd\nor dword [ss:esp], 0x40000\npopfd\nmov eax, [ss:0x3001]\nSTOP", "pm32")  # noqa: E501
+    rig = Rig("mov eax, cr0\nor eax, 0x40000\nmov cr0, eax\nring3_32 user\nuser:\n pushfd\nor dword [ss:esp], 0x40000\npopfd\nmov eax, [ss:0x3001]\nSTOP", "pm32")
     assert rig.run() is Exit.STOPPED
     assert rig.traps == []
 

@@ -17,7 +17,7 @@ from tests.cpu.rig import NX, PD, PDPT, PML4, PRESENT, WRITE, Rig
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_loads_and_stores_of_each_size(size: int) -> None:
     register = {1: "al", 2: "ax", 4: "eax", 8: "rax"}[size]
-    rig = Rig(f"mov rax, 0x1122334455667788\nmov rbx, 0x1f0010\nmov [rbx], {register}\nmov {register}, [rbx + 8]\nSTOP", "long", ram=1 << 20)  # noqa: E501
+    rig = Rig(f"mov rax, 0x1122334455667788\nmov rbx, 0x1f0010\nmov [rbx], {register}\nmov {register}, [rbx + 8]\nSTOP", "long", ram=1 << 20)
     rig.on_load = lambda address, n: 0xA1A2A3A4A5A6A7A8 if address < 0x1F001C else 0xA1A2A3A4
     assert rig.run() is Exit.STOPPED
     mask = (1 << 8 * size) - 1
@@ -178,7 +178,7 @@ def test_a_store_into_the_next_instruction_of_the_same_block() -> None:
 
 
 def test_a_store_into_the_next_block() -> None:
-    rig = Rig("mov ecx, 2\nagain:\n mov bl, al\n call patch\n mov byte [patch + 1], 0x77\n dec ecx\n jnz again\n STOP\npatch: mov al, 0x11\n ret", "pm32")  # noqa: E501
+    rig = Rig("mov ecx, 2\nagain:\n mov bl, al\n call patch\n mov byte [patch + 1], 0x77\n dec ecx\n jnz again\n STOP\npatch: mov al, 0x11\n ret", "pm32")
     rig.run()
     assert (rig.reg("bl"), rig.reg("al")) == (0x11, 0x77)
 

@@ -21,11 +21,11 @@ HOSTILE = [
     ("IDT in memory-mapped I/O", "pm32", "lidt [z]\nint 0x40\nz: dw 0x7ff\ndd 0xfec00000"),
     ("GDT in memory-mapped I/O", "pm32", "lgdt [z]\nmov ax, 0x40\nmov ds, ax\nz: dw 0x7ff\ndd 0xfec00000"),
     ("page tables in memory-mapped I/O", "paging", "mov eax, 0xfec00000\nmov cr3, eax\nmov eax, [0x400000]"),
-    ("TSS in memory-mapped I/O", "pm32", "mov byte [GDT + TSS_SEL + 7], 0xfe\nmov byte [GDT + TSS_SEL + 4], 0xc0\nmov byte [GDT + TSS_SEL + 5], 0x89\nmov ax, TSS_SEL\nltr ax\nring3_32 user\nuser: int 0x40"),  # noqa: E501
+    ("TSS in memory-mapped I/O", "pm32", "mov byte [GDT + TSS_SEL + 7], 0xfe\nmov byte [GDT + TSS_SEL + 4], 0xc0\nmov byte [GDT + TSS_SEL + 5], 0x89\nmov ax, TSS_SEL\nltr ax\nring3_32 user\nuser: int 0x40"),
     ("null task register", "pm32", "xor ax, ax\nltr ax\nring3_32 user\nuser: ud2"),
     ("null task register, hardware stack switch", "pm32", "xor ax, ax\nltr ax\nring3_32 user\nuser: call CALL_GATE | 3:0"),
     ("null task register in long mode", "long", "xor ax, ax\nltr ax\nring3_64 user\nuser: ud2"),
-    ("no task register at all", "real", "lgdt [g]\nlidt [i]\nmov eax, cr0\nor al, 1\nmov cr0, eax\njmp dword 8:pm\ng: dw 0xff\ndd 0x5000\ni: dw 0x7ff\ndd 0x6000\nbits 32\npm: mov ax, 16\nmov ss, ax\nring3_32 user\nuser: ud2"),  # noqa: E501
+    ("no task register at all", "real", "lgdt [g]\nlidt [i]\nmov eax, cr0\nor al, 1\nmov cr0, eax\njmp dword 8:pm\ng: dw 0xff\ndd 0x5000\ni: dw 0x7ff\ndd 0x6000\nbits 32\npm: mov ax, 16\nmov ss, ax\nring3_32 user\nuser: ud2"),
     ("endless rep movs", "pm32", "mov ecx, -1\ncld\nrep movsb"),
     ("rep stos over everything", "pm32", "xor edi, edi\nmov ecx, -1\ncld\nrep stosd"),
     ("rep ins over everything", "pm32", "xor edi, edi\nmov ecx, -1\nmov edx, 0x1f0\ncld\nrep insd"),
@@ -36,7 +36,7 @@ HOSTILE = [
     ("VMRUN with a plausible VMCB", "long", "mov rax, 0x3000\nvmrun\nSTOP"),
     ("SMM", "pm32", "rsm"),
     ("monitor and mwait", "pm32", "mov eax, 0x3000\nxor ecx, ecx\nxor edx, edx\nmonitor\nmwait\nSTOP"),
-    ("all MSRs", "long", "mov r8d, 0xc0000000\nagain:\n mov ecx, r8d\n mov eax, -1\n mov edx, -1\n wrmsr\n inc r8d\n cmp r8d, 0xc0000110\n jne again\n STOP"),  # noqa: E501
+    ("all MSRs", "long", "mov r8d, 0xc0000000\nagain:\n mov ecx, r8d\n mov eax, -1\n mov edx, -1\n wrmsr\n inc r8d\n cmp r8d, 0xc0000110\n jne again\n STOP"),
     ("SVM's MSRs", "long", "mov ecx, 0xc0010117\nrdmsr\nxor eax, eax\nwrmsr\nmov ecx, 0xc0010114\nrdmsr\nwrmsr\nSTOP"),
     ("debug registers", "pm32", "mov eax, -1\nmov dr7, eax\nmov dr0, eax\nmov dr6, eax\nnop\nSTOP"),
     ("CR0 without anything", "pm32", "xor eax, eax\nmov cr0, eax\nnop\nnop"),
@@ -44,12 +44,12 @@ HOSTILE = [
     ("long mode off under the code", "long", "mov rax, cr4\nand al, 0xdf\nmov cr4, rax\nmov rax, cr3\nmov cr3, rax\nmov eax, [0x3000]"),
     ("CR3 beyond physical memory", "long", "mov rax, 0xffffffffff000\nmov cr3, rax\nnop"),
     ("CR3 at the engine's own pages", "long", f"mov rax, {RESERVED:#x}\nmov cr3, rax\nnop"),
-    ("sysret to a non-canonical address", "long", "mov ecx, 0xc0000080\nrdmsr\nor al, 1\nwrmsr\nmov rcx, 0x8000000000000000\nmov r11, 2\no64 sysret"),  # noqa: E501
+    ("sysret to a non-canonical address", "long", "mov ecx, 0xc0000080\nrdmsr\nor al, 1\nwrmsr\nmov rcx, 0x8000000000000000\nmov r11, 2\no64 sysret"),
     ("iret to a non-canonical address", "long", "push 0x10\npush 0x9000\npush 2\npush 0x50\nmov rax, 0x8000000000000000\npush rax\niretq"),
     ("task switch to itself", "pm32", "jmp TSS_SEL:0"),
     ("task gate to nothing", "pm32", "mov byte [IDT + 0x40*8 + 5], 0x85\nmov word [IDT + 0x40*8 + 2], 0\nint 0x40"),
     ("fxrstor of nonsense", "long", "mov rax, cr4\nor ax, 0x600\nmov cr4, rax\nmov dword [0x3018], -1\nfxrstor [0x3000]\nSTOP"),
-    ("xsetbv of nonsense", "long", "mov rax, cr4\nbts rax, 18\nmov cr4, rax\nmov eax, -1\nmov edx, -1\nxor ecx, ecx\nxsetbv\nxsave [0x3000]\nSTOP"),  # noqa: E501
+    ("xsetbv of nonsense", "long", "mov rax, cr4\nbts rax, 18\nmov cr4, rax\nmov eax, -1\nmov edx, -1\nxor ecx, ecx\nxsetbv\nxsave [0x3000]\nSTOP"),
     ("wild far pointers", "pm32", "mov dword [0x3000], -1\nmov word [0x3004], 0xffff\njmp far [0x3000]"),
     ("loadall, undefined two-byte opcodes", "pm32", "db 0x0f, 5, 0x0f, 7, 0x0f, 0xa6, 0xc0, 0x0f, 0xa7, 0xc0"),
     ("instruction across the end of RAM", "pm32", "mov byte [0x1fffff], 0xb8\nmov eax, 0x1fffff\njmp eax"),
@@ -63,7 +63,7 @@ def test_the_process_survives(mode: str, source: str) -> None:
     if mode == "real":
         for vector in range(32):  # an IDT for guests that go to protected mode themselves
             rig.gate(vector, selector=8)
-        for i, (base, limit, access, flags) in enumerate([(0, 0, 0, 0), (0, 0xFFFFF, 0x9B, 12), (0, 0xFFFFF, 0x93, 12), (0, 0xFFFFF, 0xFB, 12), (0, 0xFFFFF, 0xF3, 12)]):  # noqa: E501
+        for i, (base, limit, access, flags) in enumerate([(0, 0, 0, 0), (0, 0xFFFFF, 0x9B, 12), (0, 0xFFFFF, 0x93, 12), (0, 0xFFFFF, 0xFB, 12), (0, 0xFFFFF, 0xF3, 12)]):
             rig.poke(GDT + 8 * i, "Q", descriptor(base, limit, access, flags))
     for _ in range(2):
         why = rig.run(4_000)
@@ -81,7 +81,7 @@ def test_the_process_survives(mode: str, source: str) -> None:
 def test_the_engines_own_pages_cannot_be_reached(offset: int, how: str) -> None:
     """Page tables that point at the reserved pages (stub, VMCB, host save area, MSR map) above the guest's physical addresses."""
     source = {"read": "mov rax, [0x30000]\nSTOP", "write": "mov qword [0x30000], -1\nSTOP", "execute": "mov rax, 0x30000\njmp rax",
-              "pte": "mov rax, [0x40000000]\nmov qword [0x40000000], -1\nSTOP", "pde": "mov rax, [0x40000000]\nmov qword [0x40000000], -1\nSTOP"}[how]  # fmt: skip  # noqa: E501
+              "pte": "mov rax, [0x40000000]\nmov qword [0x40000000], -1\nSTOP", "pde": "mov rax, [0x40000000]\nmov qword [0x40000000], -1\nSTOP"}[how]  # fmt: skip
     rig = Rig("jmp next\nnext:\n" + source, "long", stop_on_trap=True)
     rig.run(1)
     reserved = rig.cpu._reserved

@@ -38,14 +38,14 @@ def test_the_installed_version_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert layout.version is importlib.metadata.version  # type: ignore[attr-defined]
 
 
-OFFSETS = ["CPU_EXCEPTION_INDEX", "CPU_HALTED", "CPU_INTERRUPT_REQUEST", "CPU_ICOUNT_HIGH", "ENV_CR", "ENV_EFER", "ENV_STAR", "ENV_SYSENTER",  # noqa: E501
-           "ENV_TSC_AUX", "ENV_IS_INT", "ENV_NEXT_EIP", "ENV_SEGMENTS", "ENV_RFLAGS", "ENV_HFLAGS", "ENV_RIP", "ENV_ERROR_CODE"]  # fmt: skip  # noqa: E501
+OFFSETS = ["CPU_EXCEPTION_INDEX", "CPU_HALTED", "CPU_INTERRUPT_REQUEST", "CPU_ICOUNT_HIGH", "ENV_CR", "ENV_EFER", "ENV_STAR", "ENV_SYSENTER",
+           "ENV_TSC_AUX", "ENV_IS_INT", "ENV_NEXT_EIP", "ENV_SEGMENTS", "ENV_RFLAGS", "ENV_HFLAGS", "ENV_RIP", "ENV_ERROR_CODE"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OFFSETS)
 def test_a_wrong_offset_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, name, getattr(layout, name) + 8)
-    with pytest.raises(ProcessorError, match=r"^this build of unicorn 2\.1\.4 is laid out differently \(.+\); avmm needs the Linux x86-64 wheel$"):  # noqa: E501
+    with pytest.raises(ProcessorError, match=r"^this build of unicorn 2\.1\.4 is laid out differently \(.+\); avmm needs the Linux x86-64 wheel$"):
         find_again()
 
 

@@ -32,7 +32,7 @@ def descriptors() -> int:
 
 
 def make(port_in: object) -> UnicornProcessor:
-    callbacks = Callbacks(port_in, lambda *_: None, lambda *_: 0, lambda *_: None, lambda: None, lambda port: None, lambda leaf, subleaf, native: native,  # type: ignore[arg-type]  # noqa: E501
+    callbacks = Callbacks(port_in, lambda *_: None, lambda *_: 0, lambda *_: None, lambda: None, lambda port: None, lambda leaf, subleaf, native: native,  # type: ignore[arg-type]
                           lambda index: 0, lambda index, value: True)  # fmt: skip
     cpu = UnicornProcessor(callbacks, virtual_time=True, code_cache=1 << 20)
     ram = mmap.mmap(-1, 1 << 20)

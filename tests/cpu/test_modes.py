@@ -96,7 +96,7 @@ real: xor ax, ax
 
 
 def test_unreal_mode_keeps_the_big_limit() -> None:
-    source = f"lgdt [gdtr]\nmov eax, cr0\nor al, 1\nmov cr0, eax\nmov bx, 16\nmov ds, bx\nand al, 0xfe\nmov cr0, eax\nxor bx, bx\nmov ds, bx\nmov ebx, 0x180000\nmov dword [ebx], 0x55667788\nSTOP\n{GDT_SOURCE}"  # noqa: E501
+    source = f"lgdt [gdtr]\nmov eax, cr0\nor al, 1\nmov cr0, eax\nmov bx, 16\nmov ds, bx\nand al, 0xfe\nmov cr0, eax\nxor bx, bx\nmov ds, bx\nmov ebx, 0x180000\nmov dword [ebx], 0x55667788\nSTOP\n{GDT_SOURCE}"
     rig = Rig(source)
     assert rig.run() is Exit.STOPPED
     assert rig.peek(0x180000) == 0x55667788
@@ -241,7 +241,7 @@ kernel:
 
 
 def test_syscall_in_legacy_mode() -> None:
-    source = "mov ecx, 0xc0000081\nmov eax, kernel\nmov edx, 0x00080008\nwrmsr\nring3_32 user\nuser:\n syscall\nafter:\n STOP\nkernel:\n mov ebx, ecx\n mov si, cs\n STOP"  # noqa: E501
+    source = "mov ecx, 0xc0000081\nmov eax, kernel\nmov edx, 0x00080008\nwrmsr\nring3_32 user\nuser:\n syscall\nafter:\n STOP\nkernel:\n mov ebx, ecx\n mov si, cs\n STOP"
     rig = Rig(source, "pm32", efer=1)
     assert rig.run() is Exit.STOPPED
     assert rig.reg("ebx") == rig.label("after")
@@ -485,7 +485,7 @@ EFERS = [(0x500, True), (0xD01, True), (0x901, True), (0x1500, False), (0x2500, 
 @pytest.mark.parametrize(("value", "good"), EFERS)
 def test_efer_in_long_mode(value: int, good: bool) -> None:
     """SVME is not there for the guest (CPUID does not offer it), LME cannot be changed while paging is on, LMA not at all."""
-    rig = Rig(f"mov ecx, 0xc0000080\nrdmsr\nmov ebx, eax\nmov eax, {value & 0xFFFFFFFF}\nmov edx, {value >> 32}\nwrmsr\nrdmsr\nSTOP", "long", stop_on_trap=True)  # noqa: E501
+    rig = Rig(f"mov ecx, 0xc0000080\nrdmsr\nmov ebx, eax\nmov eax, {value & 0xFFFFFFFF}\nmov edx, {value >> 32}\nwrmsr\nrdmsr\nSTOP", "long", stop_on_trap=True)
     rig.run()
     assert rig.reg("ebx") == 0x500
     assert [t.vector for t in rig.traps] == ([] if good else [13])
@@ -504,7 +504,7 @@ def test_sysenter_is_not_recognized_in_64_bit_code_of_an_amd_part() -> None:
 
 
 def test_call_gate_from_ring_3() -> None:
-    rig = Rig("ring3_32 user\nuser:\n push dword 0x1234\n call CALL_GATE | 3:0\nhere:\n STOP\nkernel:\n mov ebx, [esp + 8]\n mov si, cs\n mov ebp, esp\n retf 4", "pm32")  # noqa: E501
+    rig = Rig("ring3_32 user\nuser:\n push dword 0x1234\n call CALL_GATE | 3:0\nhere:\n STOP\nkernel:\n mov ebx, [esp + 8]\n mov si, cs\n mov ebp, esp\n retf 4", "pm32")
     at = rig.label("kernel")
     rig.poke(GDT + 0x80, "Q", at & 0xFFFF | 8 << 16 | 1 << 32 | 0xEC << 40 | (at >> 16) << 48)
     assert rig.run() is Exit.STOPPED, rig.traps

@@ -13,7 +13,7 @@ DATA = bytes((i * 7 + i // 256) & 0xFF for i in range(8192))
 
 @pytest.mark.parametrize("mode", MODES)
 def test_in_and_out_of_each_size(mode: str) -> None:
-    rig = Rig("mov dx, 0x1234\nmov eax, 0x11223344\nout dx, al\nout dx, ax\nout dx, eax\nmov eax, 0x55667788\nin al, dx\nmov ebx, eax\nin ax, dx\nmov ecx, eax\nin eax, dx\nmov esi, eax\nin al, 0x71\nSTOP", mode)  # noqa: E501
+    rig = Rig("mov dx, 0x1234\nmov eax, 0x11223344\nout dx, al\nout dx, ax\nout dx, eax\nmov eax, 0x55667788\nin al, dx\nmov ebx, eax\nin ax, dx\nmov ecx, eax\nin eax, dx\nmov esi, eax\nin al, 0x71\nSTOP", mode)
     assert rig.run() is Exit.STOPPED
     assert rig.log == [(0x1234, 1, 0x44), (0x1234, 2, 0x3344), (0x1234, 4, 0x11223344)]
     assert rig.reads == [(0x1234, 1), (0x1234, 2), (0x1234, 4), (0x71, 1)]
@@ -47,7 +47,7 @@ def test_the_io_bitmap_covers_every_byte_of_an_access(mode: str, size: int, dire
     where = "edi" if direction == "ins" else "esi"
     ring = "ring3_64" if mode == "long" else "ring3_32"
     for denied in range(-1, size + 1):
-        rig = Rig(f"{ring} user\nuser:\n mov ax, USER_DATA\n mov ds, ax\n mov es, ax\n cld\n mov {where}, 0x3000\n mov dx, 0x3f7\nhere:\n {code}\n STOP", mode, stop_on_trap=True)  # noqa: E501
+        rig = Rig(f"{ring} user\nuser:\n mov ax, USER_DATA\n mov ds, ax\n mov es, ax\n cld\n mov {where}, 0x3000\n mov dx, 0x3f7\nhere:\n {code}\n STOP", mode, stop_on_trap=True)
         at = (TSS64 if mode == "long" else TSS) + 0x68 + (0x3F7 + denied) // 8
         rig.ram[at] |= 1 << (0x3F7 + denied) % 8
         rig.run()
@@ -60,14 +60,14 @@ def test_the_io_bitmap_covers_every_byte_of_an_access(mode: str, size: int, dire
 
 @pytest.mark.parametrize("iopl", [0, 1, 2, 3])
 def test_iopl(iopl: int) -> None:
-    rig = Rig(f"push dword USER_DATA\npush dword USER_STACK\npush dword {2 | iopl << 12}\npush dword USER32\npush dword user\niretd\nuser:\n mov dx, 0x3f8\nhere:\n out dx, al\n STOP", "pm32", stop_on_trap=True)  # noqa: E501
+    rig = Rig(f"push dword USER_DATA\npush dword USER_STACK\npush dword {2 | iopl << 12}\npush dword USER32\npush dword user\niretd\nuser:\n mov dx, 0x3f8\nhere:\n out dx, al\n STOP", "pm32", stop_on_trap=True)
     for i in range(0x1F00):
         rig.ram[TSS + 0x68 + i] = 0xFF
     rig.run()
     assert [(t.vector, t.ip) for t in rig.traps] == ([] if iopl == 3 else [(13, rig.label("here"))])
 
 
-@pytest.mark.parametrize(("offset", "good"), [(0x68, True), (0x2068 - 0x1F, False), (0xFFFF, False), (0x2068 - 0x80, True), (0x2068 - 0x7F, False)])  # noqa: E501
+@pytest.mark.parametrize(("offset", "good"), [(0x68, True), (0x2068 - 0x1F, False), (0xFFFF, False), (0x2068 - 0x80, True), (0x2068 - 0x7F, False)])
 def test_a_bitmap_beyond_the_tss_denies(offset: int, good: bool) -> None:
     rig = Rig("ring3_32 user\nuser:\n mov dx, 0x3f8\nhere:\n out dx, al\n jmp $", "pm32", stop_on_trap=True)
     rig.poke(TSS + 0x66, "H", offset)
@@ -79,7 +79,7 @@ def test_a_bitmap_beyond_the_tss_denies(offset: int, good: bool) -> None:
 
 def test_v86_always_looks_at_the_bitmap() -> None:
     """In virtual-8086 mode IOPL does not matter for IN and OUT."""
-    source = "push dword 0\npush dword 0\npush dword 0\npush dword 0\npush dword 0\npush dword 0x8800\npush dword 0x23002\npush dword 0\npush dword user\niretd\nbits 16\nuser:\n mov dx, {port}\nhere:\n out dx, al\n STOP"  # noqa: E501
+    source = "push dword 0\npush dword 0\npush dword 0\npush dword 0\npush dword 0\npush dword 0x8800\npush dword 0x23002\npush dword 0\npush dword user\niretd\nbits 16\nuser:\n mov dx, {port}\nhere:\n out dx, al\n STOP"
     for port, good in ((0x3F8, True), (0x3F9, False)):
         rig = Rig(source.format(port=port), "pm32", stop_on_trap=True)
         rig.ram[TSS + 0x68 + 0x3F9 // 8] |= 1 << 0x3F9 % 8
@@ -99,7 +99,7 @@ def test_real_mode_ignores_iopl() -> None:
 STRINGS = [
     # (mode, prefix for the address size, index and count registers)
     ("real", "", "di", "si", "cx"), ("real", "a32", "edi", "esi", "ecx"), ("pm16", "", "di", "si", "cx"), ("pm32", "", "edi", "esi", "ecx"),
-    ("pm32", "a16", "di", "si", "cx"), ("paging", "", "edi", "esi", "ecx"), ("pae", "", "edi", "esi", "ecx"), ("long", "", "rdi", "rsi", "rcx"),  # noqa: E501
+    ("pm32", "a16", "di", "si", "cx"), ("paging", "", "edi", "esi", "ecx"), ("pae", "", "edi", "esi", "ecx"), ("long", "", "rdi", "rsi", "rcx"),
     ("long", "a32", "edi", "esi", "ecx"), ("compat", "", "edi", "esi", "ecx"), ("compat", "a16", "di", "si", "cx"),
 ]  # fmt: skip
 
@@ -107,11 +107,11 @@ STRINGS = [
 @pytest.mark.parametrize("window", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize(("mode", "prefix", "di", "si", "cx"), STRINGS)
-def test_rep_ins_and_outs(mode: str, prefix: str, di: str, si: str, cx: str, size: int, window: bool) -> None:  # noqa: PLR0917
+def test_rep_ins_and_outs(mode: str, prefix: str, di: str, si: str, cx: str, size: int, window: bool) -> None:
     """512 bytes in, across a page, and out again; through callbacks, and through a data window with no callback at all."""
     letter, count = {1: "b", 2: "w", 4: "d"}[size], 512 // size
     at = 0x3F00 + 2
-    rig = Rig(f"cld\nmov {di}, {at}\nmov {cx}, {count}\nmov dx, 0x1f0\n{prefix} rep ins{letter}\nmov {si}, {at}\nmov {cx}, {count}\nmov dx, 0x1f1\n{prefix} rep outs{letter}\nSTOP", mode)  # noqa: E501
+    rig = Rig(f"cld\nmov {di}, {at}\nmov {cx}, {count}\nmov dx, 0x1f0\n{prefix} rep ins{letter}\nmov {si}, {at}\nmov {cx}, {count}\nmov dx, 0x1f1\n{prefix} rep outs{letter}\nSTOP", mode)
     position = 0
 
     def on_in(port: int, size: int) -> int:
@@ -143,7 +143,7 @@ def test_rep_ins_and_outs(mode: str, prefix: str, di: str, si: str, cx: str, siz
 @pytest.mark.parametrize("window", [False, True])
 def test_direction_flag_down(size: int, window: bool) -> None:
     letter, count = {1: "b", 2: "w", 4: "d"}[size], 64 // size
-    rig = Rig(f"std\nmov edi, {0x4020 - size}\nmov ecx, {count}\nmov dx, 0x1f0\nrep ins{letter}\nmov esi, {0x4020 - size}\nmov ecx, {count}\nmov dx, 0x1f1\nrep outs{letter}\ncld\nSTOP", "pm32")  # noqa: E501
+    rig = Rig(f"std\nmov edi, {0x4020 - size}\nmov ecx, {count}\nmov dx, 0x1f0\nrep ins{letter}\nmov esi, {0x4020 - size}\nmov ecx, {count}\nmov dx, 0x1f1\nrep outs{letter}\ncld\nSTOP", "pm32")
     sink = bytearray(64)
     data = iter(DATA[i : i + size] for i in range(0, 64, size))
     rig.on_in = lambda port, n: int.from_bytes(next(data), "little")
@@ -236,7 +236,7 @@ def test_a_window_survives_reset_and_keeps_its_place() -> None:
 def test_ins_into_a_bad_page_faults_and_goes_on_where_it_was(mode: str, entry: int, window: bool) -> None:
     """512 bytes into two pages of which the second cannot be written: #PF with registers in the middle, no byte lost or twice."""
     size = "64" if mode == "long" else "32"
-    rig = Rig(f"ring3_{size} user\nuser:\n mov ax, USER_DATA\n mov ds, ax\n mov es, ax\n cld\n mov edi, 0x30f00\n mov ecx, 256\n mov dx, 0x1f0\nhere:\n rep insw\n STOP", mode)  # noqa: E501
+    rig = Rig(f"ring3_{size} user\nuser:\n mov ax, USER_DATA\n mov ds, ax\n mov es, ax\n cld\n mov edi, 0x30f00\n mov ecx, 256\n mov dx, 0x1f0\nhere:\n rep insw\n STOP", mode)
     rig.page(0x31000, entry)
     position = 0
 
@@ -298,7 +298,7 @@ def test_ins_wraps_in_a_16_bit_segment() -> None:
 
 @pytest.mark.parametrize("override", ["cs", "ss", "es", "fs", "gs"])
 def test_outs_with_a_segment_override(override: str) -> None:
-    rig = Rig("mov ax, 0x2000\nmov es, ax\nmov fs, ax\nmov gs, ax\ncld\nmov si, 0x3000\nmov cx, 256\nmov dx, 0x1f0\n" + override + " rep outsw\nSTOP")  # noqa: E501
+    rig = Rig("mov ax, 0x2000\nmov es, ax\nmov fs, ax\nmov gs, ax\ncld\nmov si, 0x3000\nmov cx, 256\nmov dx, 0x1f0\n" + override + " rep outsw\nSTOP")
     rig.ram[0x3000:0x3200] = DATA[:512]
     rig.ram[0x23000:0x23200] = DATA[512:1024]
     sink = bytearray(512)
@@ -309,7 +309,7 @@ def test_outs_with_a_segment_override(override: str) -> None:
 
 def test_ins_over_its_own_code_is_noticed() -> None:
     """A window's bulk copy into a page with translated code must invalidate it."""
-    rig = Rig("again: call sub\ncmp bl, 2\nje done\ncld\nmov edi, sub\nmov ecx, 3\nmov dx, 0x1f0\nrep insw\njmp again\ndone: STOP\nalign 64\nsub: mov bl, 1\nret\ntimes 16 nop", "pm32")  # noqa: E501
+    rig = Rig("again: call sub\ncmp bl, 2\nje done\ncld\nmov edi, sub\nmov ecx, 3\nmov dx, 0x1f0\nrep insw\njmp again\ndone: STOP\nalign 64\nsub: mov bl, 1\nret\ntimes 16 nop", "pm32")
     rig.cpu.window(0x1F0, memoryview(b"\xb3\x02\xc3\x90\x90\x90"))
     assert rig.run() is Exit.STOPPED
     assert rig.reg("bl") == 2

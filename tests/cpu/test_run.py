@@ -154,7 +154,7 @@ def boom(*_: object) -> int:
 @pytest.mark.parametrize("where", ["in", "out", "load", "store", "cpuid", "rdmsr", "wrmsr", "acknowledge", "window_done"])
 def test_an_exception_in_a_callback_surfaces_and_the_guest_goes_on(where: str) -> None:
     source = {"in": "in al, 0x60", "out": "out 0x60, al", "load": "mov al, [0xfec00000]", "store": "mov [0xfec00000], al", "cpuid": "cpuid",
-              "rdmsr": "rdmsr", "wrmsr": "wrmsr", "acknowledge": "sti\n nop\n jmp next\nnext:", "window_done": "in al, 0x61"}[where]  # fmt: skip  # noqa: E501
+              "rdmsr": "rdmsr", "wrmsr": "wrmsr", "acknowledge": "sti\n nop\n jmp next\nnext:", "window_done": "in al, 0x61"}[where]  # fmt: skip
     rig = Rig(f"{source}\n mov bl, 0x77\n jmp there\nthere:\n STOP", "pm32")
     field = {"in": "port_in", "out": "port_out", "load": "memory_read", "store": "memory_write"}.get(where, where)
     good = getattr(rig.cpu.callbacks, field)
@@ -334,7 +334,7 @@ def test_trail() -> None:
     rig = Rig("in al, 0x60\nout 0x61, ax\nmov [0xfec00000], al\nmov al, [0xfec00004]\ncpuid\nSTOP", "pm32")
     rig.run()
     assert [(TRAIL_KINDS[kind], address, size) for kind, address, size, *_ in rig.cpu.trail()] == [
-        ("in", 0x60, 1), ("out", 0x61, 2), ("store", 0xFEC00000, 1), ("load", 0xFEC00004, 1), ("exit", 0x72, 0), ("out", 0xFF, 1)]  # fmt: skip  # noqa: E501
+        ("in", 0x60, 1), ("out", 0x61, 2), ("store", 0xFEC00000, 1), ("load", 0xFEC00004, 1), ("exit", 0x72, 0), ("out", 0xFF, 1)]  # fmt: skip
     rig = Rig("mov cx, 200\nagain: out 0x60, al\nloop again\nSTOP")
     rig.run()
     assert len(rig.cpu.trail()) == 64

@@ -56,7 +56,7 @@ def test_ports_and_memory() -> None:
     assert script.cpu.run(10_000) is Exit.HALT
     assert script.cpu.finished
     assert seen == [0x40, 0x1234, 0x1234, 0x11223344, 0x1122, 0xFF11223344, 0xFFFF, 0xFFFFFFFF]
-    assert script.log == [("out", 0x43, 1, 0x36), ("out", 0x44, 2, 0x2345), ("out", 0x48, 4, 0xFFFFFFFF), ("in", 0x140, 1, 0), ("in", 0x1234, 2, 0),  # noqa: E501
+    assert script.log == [("out", 0x43, 1, 0x36), ("out", 0x44, 2, 0x2345), ("out", 0x48, 4, 0xFFFFFFFF), ("in", 0x140, 1, 0), ("in", 0x1234, 2, 0),
                           ("in", 0x1234, 4, 0), ("store", 0x100000, 2, 5), ("load", 0x100000, 2, 0), ("load", 4094, 4, 0)]  # fmt: skip
     assert script.cpu.units == 14 * OPERATION_UNITS
 

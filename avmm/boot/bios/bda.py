@@ -86,6 +86,7 @@ def install(memory: GuestMemory, *, coms: Sequence[int], floppies: int, fixed: i
     put("<B", KEY_MODE, 0x10)  # a 101-key keyboard
     for unit in range(min(floppies, 2)):
         put("<B", DISKETTE_STATE + unit, 0x17)  # 1.44M established, 500 kbit/s
+    put("<H", RESET_FLAG, *memory.unpack("<H", RESET_FLAG))  # programs that look how the machine was started
     memory.write(0x400, bda)
 
     ebda = bytearray(0x400)

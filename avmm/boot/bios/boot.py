@@ -16,6 +16,7 @@ from avmm.boot.bios.disk import DiskServices, Emulation
 from avmm.boot.bios.drives import BiosDrive
 from avmm.boot.bios.rom import HALT_STUB, ROM_SEGMENT
 from avmm.devices.block import BlockDevice, BlockError, BlockFault
+from avmm.memory import GuestMemory
 
 BOOT_ADDRESS = 0x7C00
 NO_DEVICE = "No bootable device"
@@ -70,10 +71,15 @@ class BootServices:
         """The next device of the order to try."""
         self.failure = ""
         """Why nothing was booted; empty while that has not happened."""
+        self.kernel: Callable[[GuestMemory], bytes] | None = None
+        """Puts a kernel into memory and returns what is to run at 0000:7C00, if that is what the machine starts with."""
 
     async def first(self) -> None:
         """Int 19h: begin with the first device."""
         self.index = 0
+        if self.kernel is not None:
+            self.caller.memory.write(BOOT_ADDRESS, self.kernel(self.caller.memory))
+            return
         await self.next()
 
     async def next(self) -> None:

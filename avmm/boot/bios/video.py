@@ -70,6 +70,10 @@ class VideoServices:
             0x4F: self._no_vesa,
         }
 
+    def use(self, vga: Vga) -> None:
+        """Work with this adapter from now on, which has taken the place of the other."""
+        self.vga = self.palette.vga = self.fonts.vga = vga
+
     def call(self) -> None:
         """Serve one int 10h; unknown functions change nothing."""
         function = self._functions.get(self.cpu.register("ah"))

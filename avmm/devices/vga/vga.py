@@ -287,6 +287,11 @@ class Vga(Device):
             self._generation += 1
         return self._generation
 
+    def continue_generations(self, other: Vga) -> None:
+        """Go on counting where an adapter counted whose place this one takes."""
+        self._generation = max(self._generation, other._generation)
+        self._seen = b""
+
     # -- saved state
 
     def save(self) -> State:

@@ -139,9 +139,19 @@ static void set_dirty(void *cpu, uint64_t virtual) {
         if (e->write == (virtual | NOTDIRTY)) clean(s, e, virtual);
     }
 }
-/* stock does this for each new block, sweeping whole TLBs; protect() has done it for every alias when the page got its first */
+/* for each new block: stock sweeps whole TLBs; where the block's own pages can be is enough, and GRUB's real-mode calls, which
+ * patch the page they run in, do not work without */
 static void reset_by_vaddr(void *cpu, uint64_t virtual, uint64_t length) {
-    if (!find(cpu)) stock_reset_by_vaddr(cpu, virtual, length);
+    Store *s = find(cpu);
+    if (!s) {
+        stock_reset_by_vaddr(cpu, virtual, length);
+        return;
+    }
+    for (uint64_t page = virtual & ~PAGE_MASK; page < virtual + length; page += 1 << PAGE_BITS)
+        for (int mode = 0; mode < MMU_MODES; mode++) {
+            TlbEntry *e = entry(s, mode, page);
+            if (e->write == page) e->write |= NOTDIRTY;
+        }
 }
 
 /* The PLT slot through which the library calls its own exported function; NULL where it does not. Made writable. */
