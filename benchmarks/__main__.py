@@ -8,7 +8,7 @@ import click
 
 from benchmarks.measure import Result, show
 
-SUITES = ("traps", "boot", "firmware", "disk", "idle")
+SUITES = ("traps", "boot", "firmware", "disk", "idle", "key_latency")
 
 
 @click.command()

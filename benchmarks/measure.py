@@ -39,9 +39,15 @@ class Result:
 
 
 def median_of(
-    name: str, unit: str, values: list[float], *, reference: list[float] | None = None, limit: float | None = None, ratio: float | None = None,
+    name: str,
+    unit: str,
+    values: list[float],
+    *,
+    reference: list[float] | None = None,
+    limit: float | None = None,
+    ratio: float | None = None,
     at_least: bool = False,
-) -> Result:  # fmt: skip
+) -> Result:
     """Summarise ``values``; ``limit`` is a goal for the median, ``ratio`` one for ours / reference."""
     median = statistics.median(values)
     other = statistics.median(reference) if reference else None

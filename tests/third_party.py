@@ -82,7 +82,7 @@ def _available() -> str:
 
 def file(pattern: str) -> Path:
     """Return the one file of the packages that matches ``pattern`` (a glob below the root). Skips, or fails under CI, without it."""
-    import pytest  # noqa: PLC0415 - the fetching itself needs only the standard library
+    import pytest
 
     reason = _available()
     found = sorted(UNPACKED.glob(pattern)) if not reason else []

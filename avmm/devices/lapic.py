@@ -92,6 +92,8 @@ class LocalApic(Device):
         """Told the vector when a level-triggered interrupt ends: the EOI broadcast to the I/O APIC."""
         self.on_nmi: Callable[[], None] = _nothing
         """Told of an NMI, by IPI to self or through an LVT entry."""
+        self.auto_eoi = 0
+        """Vectors (bit mask) that end themselves as soon as they are acknowledged: a synthetic interrupt controller sets it."""
         self.timer = ApicTimer(self.clock, self._timer_expired)
         self._driven = False
         self._power_on()
@@ -140,7 +142,7 @@ class LocalApic(Device):
             vector = self._irr.bit_length() - 1
             bit = 1 << vector
             self._irr ^= bit
-            self._isr |= bit
+            self._isr |= bit & ~self.auto_eoi
         elif self.pic.intr and self._passes_pic():
             external = self.pic.acknowledge()
             self._update()

@@ -1,7 +1,7 @@
 """PCI as software finds it on a 440FX machine: configuration mechanism #1 and the functions of bus 0.
 
 PCI Local Bus Specification 2.1, 3.7.4.1 (mechanism #1: CF8h, CFCh) and chapter 6 (configuration space); Intel 82441FX
-(i440FX host bridge), 82371SB (PIIX3: ISA bridge, IDE) and 82371AB (PIIX4: power management) datasheets. CF9h is the
+(i440FX host bridge), 82371SB (PIIX3: ISA bridge) and 82371AB (PIIX4: IDE, power management) datasheets. CF9h is the
 PIIX reset control register.
 
 The invariant: a configuration byte changes only where its function's write mask has ones; a function that is not there
@@ -152,12 +152,13 @@ def pirq_route(function: PciFunction, pirq: int) -> int | None:
 
 
 def ide_function(on_map: OnMap = _not_mapped) -> PciFunction:
-    """Return the PIIX3's IDE function at 00:01.1: legacy ports and interrupts, bus master I/O at BAR 4."""
-    function = PciFunction("piix3-ide", 1, 1, (0x8086, 0x7010), 0x010180)
+    """Return the PIIX4's IDE function at 00:01.1: legacy ports and interrupts, bus master I/O at BAR 4, Ultra DMA/33."""
+    function = PciFunction("piix4-ide", 1, 1, (0x8086, 0x7111), 0x010180, revision=1)
     function.set(COMMAND, b"\x00\x00\x80\x02", b"\x05\x00")
     function.clear[STATUS + 1] = 0x38  # aborts
     function.add_io_bar(4, 16)
     function.set(0x40, b"\x00\x80\x00\x80\x00", b"\xff" * 5)  # IDETIM with both channels decoded, SIDETIM
+    function.set(0x48, bytes(4), b"\x0f\x00\x33\x33")  # UDMACTL, UDMATIM
     function.on_map = on_map
     return function
 

@@ -41,7 +41,7 @@ class Run:
 
     def count(self, t: int) -> int:
         """Return the counting element, not yet reduced to four digits."""
-        elapsed, n = self.elapsed(t), self.n
+        elapsed, n = t - self.origin if self.held is None else self.held, self.n  # as elapsed(): a guest that watches the time comes often
         if self.mode == 2:
             return n - elapsed % n
         if self.mode == 3:
@@ -252,9 +252,10 @@ class Counter:
         return self.catch_up(t).count(t) % (10000 if self.control & 1 else 0x10000)
 
     def _encode(self, t: int) -> int:
+        if not self.control & 1:  # binary, the common case
+            run = self.run if self.following is None else self.catch_up(t)
+            return run.count(t) & 0xFFFF
         count = self._digits(t)
-        if not self.control & 1:
-            return count
         return count // 1000 << 12 | count // 100 % 10 << 8 | count // 10 % 10 << 4 | count % 10
 
     def latch_count(self, t: int) -> None:

@@ -65,7 +65,7 @@ _CALLS: dict[IrpKind, Callable[[Device, Irp], Answer]] = {
 }
 
 
-class _Removal:
+class Removal:
     """Lifecycle message, first to the router, then to the device's task: end, after all that came before."""
 
     __slots__ = ("done", "outside")
@@ -76,26 +76,27 @@ class _Removal:
 
 
 @dataclass(slots=True)
-class _Begun:
+class Begun:
     """An access that was made, and what it waits for."""
 
     irp: Irp
     answer: Awaitable[int | None]
 
 
-_Item = Irp | _Begun | _Removal
+Item = Irp | Begun | Removal
+"""What goes through the inboxes."""
 
 
-class _IrpStage(Stage[_Item]):
+class IrpStage(Stage[Item]):
     """A stage whose items are Irps and removals."""
 
-    def reject(self, item: _Item, error: Exception) -> None:
+    def reject(self, item: Item, error: Exception) -> None:
         if isinstance(error, StageEnded):
             error = ServiceEnded(str(error))
-        if isinstance(item, _Removal):
+        if isinstance(item, Removal):
             if not item.done.done():
                 item.done.set_result(None)  # the task it should end has ended
-        elif isinstance(item, _Begun):
+        elif isinstance(item, Begun):
             item.irp.fail(error)
             if isinstance(item.answer, Coroutine):
                 item.answer.close()
@@ -103,7 +104,7 @@ class _IrpStage(Stage[_Item]):
             item.fail(error)
 
 
-class OutsideDevice(_IrpStage):
+class OutsideDevice(IrpStage):
     """A device model outside the hypervisor, and its task "device:<name>"."""
 
     def __init__(self, device: Device, name: str) -> None:
@@ -116,7 +117,7 @@ class OutsideDevice(_IrpStage):
         """Whether nothing is before an Irp that comes now."""
         return self._current is None and self.inbox.empty() and not self.ended
 
-    def begin(self, irp: Irp) -> _Begun | None:
+    def begin(self, irp: Irp) -> Begun | None:
         """Make the access. None if that answered the Irp, otherwise what is left to be performed."""
         irp.hop(self.name)
         journey.set(irp.id)
@@ -128,11 +129,11 @@ class OutsideDevice(_IrpStage):
         if answer is None or isinstance(answer, int):
             self._answer(irp, answer or 0)
             return None
-        return _Begun(irp, answer)
+        return Begun(irp, answer)
 
-    async def perform(self, item: _Item) -> None:
+    async def perform(self, item: Item) -> None:
         """Execute one access. An exception of the device model, or of what it awaits, goes to the one who awaits the Irp."""
-        if isinstance(item, _Removal):
+        if isinstance(item, Removal):
             raise asyncio.CancelledError  # the task ends; _end answers the removal
         begun = self.begin(item) if isinstance(item, Irp) else item
         if begun is None:
@@ -159,16 +160,15 @@ class OutsideDevice(_IrpStage):
             irp.fail(answer)
 
 
-class ServiceOs(_IrpStage):
+class ServiceOs(IrpStage):
     """The privileged VM-H. ``async with ServiceOs() as service:``; after it no task is left and every Irp is answered."""
 
-    def __init__(self) -> None:
-        super().__init__("service-os", ROUTER_INBOX)
+    def __init__(self, name: str = "service-os") -> None:
+        super().__init__(name, ROUTER_INBOX)
         self.outside: dict[Device, OutsideDevice] = {}
         """The device models that live here."""
         self.disks: dict[str, Disk] = {}
         self._group = asyncio.TaskGroup()
-        self._held = AsyncExitStack()
 
     # -- lifecycle
 
@@ -183,7 +183,9 @@ class ServiceOs(_IrpStage):
             for outside in list(self.outside.values()):
                 await outside.stop()
             self.outside.clear()
-            await self._held.aclose()
+            async with AsyncExitStack() as disks:  # each is closed, whatever goes wrong with another
+                for name in self.disks:
+                    disks.push_async_callback(self.close_disk, name)
         finally:
             # Not handing over `error`: it goes on to the caller as it is, not in an exception group.
             await self._group.__aexit__(None, None, None)
@@ -199,11 +201,18 @@ class ServiceOs(_IrpStage):
         outside.start(self._group)
         return outside
 
+    def withdraw(self, device: Device) -> OutsideDevice | None:
+        """Forget a device model that has no Irp in flight, at once; its task ends by itself. None if it does not live here."""
+        outside = self.outside.pop(device, None)
+        if outside is not None and outside.task is not None:
+            outside.task.cancel()
+        return outside
+
     async def remove(self, outside: OutsideDevice) -> None:
         """End a device's task after the Irps submitted so far have been answered. Later ones fail with NoSuchDevice."""
         if outside.ended:
             return
-        removal = _Removal(outside)
+        removal = Removal(outside)
         await self.put(removal)
         await asyncio.shield(removal.done)
 
@@ -214,7 +223,6 @@ class ServiceOs(_IrpStage):
         if name in self.disks:
             raise ValueError(f"the service OS has a disk called {name} already")
         disk = await Disk.open(path, mode, overlay_path, size, name=name, group=self._group)
-        self._held.push_async_callback(self.close_disk, name)
         self.disks[name] = disk
         return disk
 
@@ -232,18 +240,22 @@ class ServiceOs(_IrpStage):
             irp.fail(ServiceBusy("the service OS is overwhelmed with I/O request packets"))
         return irp
 
-    async def perform(self, item: _Item) -> None:
+    async def perform(self, item: Item) -> None:
         """Route one Irp to its device, or a removal to the device's task."""
-        message: _Item | None
+        await self.route(item, self.name)
+
+    async def route(self, item: Item, hop: str) -> None:
+        """Give an item to its device's task, or make an idle device's access here, in the task called ``hop``."""
+        message: Item | None
         if isinstance(item, Irp):
-            item.hop("service-os")
+            item.hop(hop)
             outside = self.outside.get(item.device)
             if outside is None:
                 item.fail(NoSuchDevice(f"the service OS does not run {item.device.name}"))
                 return
             message = outside.begin(item) if outside.idle else item
         else:
-            assert isinstance(item, _Removal)
+            assert isinstance(item, Removal)
             outside = self.outside.pop(item.outside.device, item.outside)
             message = item
         if message is not None and not outside.offer(message):

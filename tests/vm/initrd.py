@@ -66,8 +66,13 @@ def _depends(path: Path) -> list[str]:
     return [name for name in value.split(",") if name]
 
 
-def build(init: str, module_names: Iterable[str] = (), files: dict[str, bytes] | None = None) -> bytes:
-    """Return an initrd whose /init runs the shell lines ``init`` after mounting proc, sys and dev and loading modules."""
+def build(
+    init: str, module_names: Iterable[str] = (), files: dict[str, bytes] | None = None, parameters: dict[str, str] | None = None
+) -> bytes:
+    """Return an initrd whose /init runs the shell lines ``init`` after mounting proc, sys and dev and loading modules.
+
+    ``parameters`` are those of modules, by file name without ``.ko``: a module takes none from the kernel's command line here.
+    """
     archive = Cpio()
     for folder in ("bin", "dev", "proc", "sys", "mnt", "modules", "tmp"):
         archive.folder(folder)
@@ -78,7 +83,7 @@ def build(init: str, module_names: Iterable[str] = (), files: dict[str, bytes] |
     loads = []
     for name, data in modules(module_names):
         archive.add(f"modules/{name}", data)
-        loads.append(f"insmod /modules/{name}")
+        loads.append(f"insmod /modules/{name} {(parameters or {}).get(name.removesuffix('.ko'), '')}".rstrip())
     for name, data in (files or {}).items():
         archive.add(name, data)
     script = "\n".join(

@@ -168,16 +168,22 @@ class BusMaster(Device):
 
     name = "bmide"
 
-    def __init__(self, board: Board, channels: Sequence[AtaChannel]) -> None:
+    def __init__(self, board: Board, channels: Sequence[AtaChannel], *, serve: bool = True) -> None:
         super().__init__(board)
         if not 1 <= len(channels) <= 2:
             raise ValueError("a bus master serves one or two ATA channels")
         self.base: int | None = None
-        self.engines: list[Engine] = []
-        for channel in channels:
-            engine = Engine(board.memory, channel.sequencer.dma_ready)
+        self.engines = [Engine(board.memory, _nobody) for _ in channels]
+        self.channels = tuple(channels)
+        if serve:
+            self.serve(channels)
+
+    def serve(self, channels: Sequence[AtaChannel]) -> None:
+        """Be the bus master of these channels from now on, in the place of those before."""
+        self.channels = tuple(channels)
+        for engine, channel in zip(self.engines, channels, strict=True):
+            engine.on_start = channel.sequencer.dma_ready
             channel.sequencer.engine = engine
-            self.engines.append(engine)
 
     def move(self, base: int | None) -> None:
         """Be at I/O address ``base`` from now on, None for nowhere. The integrator tells the bus (``ports`` has changed)."""
@@ -232,3 +238,7 @@ class BusMaster(Device):
             raise ValueError("bmide: the saved bus master has other channels, or its version is not known")
         for engine, saved in zip(self.engines, state.engines, strict=True):
             engine.restore(saved)
+
+
+def _nobody() -> None:
+    """Hear that an engine was started, before it has a channel."""

@@ -40,7 +40,7 @@ def machine() -> Machine:
     [
         (0x80000000, 0x12378086, 0x060000, 0x00),
         (ISA, 0x70008086, 0x060100, 0x80),
-        (IDE, 0x70108086, 0x010180, 0x00),
+        (IDE, 0x71118086, 0x010180, 0x00),
         (PM, 0x71138086, 0x068000, 0x00),
     ],
 )
@@ -72,7 +72,7 @@ def test_address_register(machine: Machine) -> None:
 
 def test_access_across_the_data_register(machine: Machine) -> None:
     machine.write(machine.pci, 0xCF8, IDE, 4)
-    assert machine.read(machine.pci, 0xCFE, 4) == 0xFFFF7010
+    assert machine.read(machine.pci, 0xCFE, 4) == 0xFFFF7111
     machine.write(machine.pci, 0xCF8, 0x800009FC, 4)
     assert machine.read(machine.pci, 0xCFF, 4) == 0xFFFFFF00
 
