@@ -1,0 +1,126 @@
+"""The hypercall ABI: control word, calling conventions, status codes, and the inputs of the two calls VMBus needs.
+
+After PROTOCOL.md section 3. The invariant: nothing here keeps state, and input is copied out of guest memory once.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from avmm.cpu.engine import Processor
+from avmm.memory import PAGE, GuestMemory
+
+POST_MESSAGE, SIGNAL_EVENT = 0x5C, 0x5D
+MESSAGE_PAYLOAD = 240
+CONNECTION_ID = 0xFFFFFF
+_FAST = 1 << 16
+_MUST_BE_ZERO = ~(0xFFFF | _FAST) & (1 << 64) - 1  # for calls without repetition and variable header
+_MESSAGE = struct.Struct("<IIII")
+_EVENT = struct.Struct("<IHH")
+_LONG_MODE_CODE = 1 << 9  # CS.L in a segment's attributes
+_PROTECTED, _VIRTUAL_8086 = 1, 1 << 17
+
+
+class Status(enum.IntEnum):
+    """The low 16 bits of a hypercall's result."""
+
+    SUCCESS = 0
+    INVALID_HYPERCALL_CODE = 2
+    INVALID_HYPERCALL_INPUT = 3
+    INVALID_ALIGNMENT = 4
+    INVALID_PARAMETER = 5
+    ACCESS_DENIED = 6
+    OPERATION_DENIED = 8
+    INSUFFICIENT_MEMORY = 0xB
+    INVALID_PORT_ID = 0x11
+    INVALID_CONNECTION_ID = 0x12
+    INSUFFICIENT_BUFFERS = 0x13
+    INVALID_SYNIC_STATE = 0x18
+
+
+PostMessage = Callable[[int, int, bytes], Status]
+"""``(connection id, message type, payload)``"""
+SignalEvent = Callable[[int, int], Status]
+"""``(connection id, flag number)``"""
+
+
+@dataclass(slots=True)
+class Connections:
+    """Who takes messages and events: the bus plugs itself in here."""
+
+    post_message: PostMessage
+    signal_event: SignalEvent
+
+
+def privileged(processor: Processor) -> bool:
+    """Whether the caller may make hypercalls at all: protected mode, ring 0."""
+    if not processor.register("cr0") & _PROTECTED or processor.register("rflags") & _VIRTUAL_8086:
+        return False
+    return processor.segment("ss").attributes >> 5 & 3 == 0
+
+
+def call(processor: Processor, serve: Callable[[int, int, int], int]) -> None:
+    """Take the caller's registers by its mode's convention, let ``serve(control, input, output)`` answer, return the result."""
+    if processor.segment("cs").attributes & _LONG_MODE_CODE:
+        result = serve(processor.register("rcx"), processor.register("rdx"), processor.register("r8"))
+        processor.set_register("rax", result)
+        return
+
+    def pair(high: str, low: str) -> int:
+        return processor.register(high) << 32 | processor.register(low)
+
+    result = serve(pair("edx", "eax"), pair("ebx", "ecx"), pair("edi", "esi"))
+    processor.set_register("eax", result & 0xFFFFFFFF)
+    processor.set_register("edx", result >> 32)
+
+
+def dispatch(memory: GuestMemory, connections: Connections, control: int, first: int) -> Status:
+    """Perform a hypercall. ``first`` is the input's address or, of a fast call, the input."""
+    code = control & 0xFFFF
+    if code == POST_MESSAGE:
+        return _post_message(memory, connections, control, first)
+    if code == SIGNAL_EVENT:
+        return _signal_event(memory, connections, control, first)
+    return Status.INVALID_HYPERCALL_CODE
+
+
+def _input(memory: GuestMemory, control: int, address: int, length: int) -> bytes | Status:
+    if control & _MUST_BE_ZERO:
+        return Status.INVALID_HYPERCALL_INPUT
+    if address % 8:
+        return Status.INVALID_ALIGNMENT
+    if address % PAGE + length > PAGE or address + length > memory.size:
+        return Status.INVALID_PARAMETER
+    return memory.read(address, length)
+
+
+def _post_message(memory: GuestMemory, connections: Connections, control: int, address: int) -> Status:
+    if control & _FAST:
+        return Status.INVALID_HYPERCALL_CODE
+    data = _input(memory, control, address, _MESSAGE.size + MESSAGE_PAYLOAD)
+    if isinstance(data, Status):
+        return data
+    connection, _, message_type, size = _MESSAGE.unpack_from(data)
+    if size > MESSAGE_PAYLOAD:
+        return Status.INVALID_HYPERCALL_INPUT
+    if not 0 < message_type < 1 << 31:  # the others are the hypervisor's own
+        return Status.INVALID_PARAMETER
+    return connections.post_message(connection & CONNECTION_ID, message_type, data[_MESSAGE.size : _MESSAGE.size + size])
+
+
+def _signal_event(memory: GuestMemory, connections: Connections, control: int, first: int) -> Status:
+    if control & _MUST_BE_ZERO:
+        return Status.INVALID_HYPERCALL_INPUT
+    if control & _FAST:
+        data: bytes | Status = first.to_bytes(8, "little")
+    else:
+        data = _input(memory, control, first, _EVENT.size)
+    if isinstance(data, Status):
+        return data
+    connection, flag, reserved = _EVENT.unpack(data)
+    if connection & ~CONNECTION_ID or reserved:
+        return Status.INVALID_HYPERCALL_INPUT
+    return connections.signal_event(connection, flag)

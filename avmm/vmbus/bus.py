@@ -1,0 +1,215 @@
+"""VMBus of one machine: SynIC and hypercalls on one side, the connection in the middle, channels and their servers behind.
+
+After PROTOCOL.md sections 3-8. Messages come in by HvPostMessage and go out through SINT slots with EOM back-pressure:
+when more than a few replies wait because the guest does not take them, its posts get INSUFFICIENT_BUFFERS. Signals come
+in by HvSignalEvent and go out as event flags.
+
+The invariant: a server is told ``opened`` and ``closed`` in turns, and after ``closed`` its rings are not touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from avmm.devices.device import Board, Device
+from avmm.hypervisor.hyperv.hypercall import Connections, Status
+from avmm.hypervisor.hyperv.hyperv import HyperV
+from avmm.hypervisor.partition import RunState
+from avmm.vmbus.channel import Channel, OpenRequest
+from avmm.vmbus.connection import (
+    LEGACY_MESSAGES,
+    MESSAGES,
+    Action,
+    ChannelRecord,
+    Close,
+    Connection,
+    Dropped,
+    Open,
+    Retarget,
+    Send,
+)
+from avmm.vmbus.ring import RingError
+from avmm.vmbus.server import ChannelServer
+from avmm.vmbus.wire import HEADER, NEVER_INTERRUPT, InitiateContact, Version
+from avmm.vmbus.worker import Worker
+
+CHANNEL_MESSAGE = 1
+"""The SynIC message type of VMBus control messages."""
+WAITING_REPLIES = 16
+"""Messages that may wait for the guest before its own are refused."""
+
+
+class _OpenChannel:
+    """A channel with its worker, and whom it interrupts."""
+
+    __slots__ = ("channel", "target_vp", "worker")
+
+    def __init__(self, channel: Channel, worker: Worker, target_vp: int) -> None:
+        self.channel = channel
+        self.worker = worker
+        self.target_vp = target_vp
+
+
+class VmBus(Device):
+    """The bus. ``attention()`` gives the event loop its turn soon; ``fail(error)`` stops the machine over a bug of ours."""
+
+    name = "vmbus"
+
+    def __init__(
+        self, board: Board, hyperv: HyperV, fail: Callable[[Exception], None], attention: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(board)
+        self.hyperv = hyperv
+        self.connection = Connection(board.memory.size // 4096)
+        self._fail = fail
+        self._attention = attention
+        self._servers: dict[int, ChannelServer] = {}  # by channel id, as long as the connection has the channel
+        self._open: dict[int, _OpenChannel] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._held = False
+        hyperv.connections = Connections(self._post_message, self._signal_event)
+
+    # -- for VM-H
+
+    def offer(self, server: ChannelServer) -> None:
+        """Offer a channel, before the machine starts or at any time later (hot add)."""
+        record = self.connection.offer(server.offer)
+        self._servers[record.channel_id] = server
+        self._act()
+
+    def rescind(self, server: ChannelServer) -> None:
+        """Take a channel away: it is closed at once, and the guest is told. ValueError when it is not offered."""
+        for number, one in list(self._servers.items()):
+            record = self.connection.channels.get(number)
+            if one is server and record is not None:
+                self.connection.rescind(record)
+                self._act()
+                self._servers.pop(number, None)
+                return
+        raise ValueError(f"{server.offer.name} is not offered on this bus")
+
+    @property
+    def version(self) -> Version | None:
+        """The version spoken with the guest, None while it is not connected."""
+        return self.connection.version
+
+    @property
+    def connected(self) -> bool:
+        """Whether a guest is connected."""
+        return self.connection.version is not None
+
+    def channel(self, server: ChannelServer) -> Channel | None:
+        """Return the server's channel while it is open."""
+        for number, one in self._servers.items():
+            if one is server and number in self._open:
+                return self._open[number].channel
+        return None
+
+    def machine_state(self, state: RunState) -> None:
+        """The machine's state changed: channels stand still while it is paused, and are closed when it ends."""
+        self._held = state is RunState.PAUSED
+        if state in (RunState.OFF, RunState.FAILED):
+            self.reset()
+        for one in self._open.values():
+            one.worker.hold(self._held)
+
+    async def close(self) -> None:
+        """End all channels and wait for their tasks."""
+        self.reset()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        self._ending.clear()
+
+    def reset(self) -> None:
+        """The machine is reset: the guest's connection is gone. What is offered stays."""
+        self.connection.reset()
+        self._act()
+
+    # -- from the guest
+
+    def _post_message(self, connection: int, kind: int, payload: bytes) -> Status:
+        if connection not in (LEGACY_MESSAGES, MESSAGES):
+            return Status.INVALID_CONNECTION_ID
+        synic = self.hyperv.synic
+        sint = self.connection.sint
+        if payload[: HEADER.size] == HEADER.pack(InitiateContact.TYPE, 0):
+            synic.forget(sint, CHANNEL_MESSAGE)  # for whoever spoke before
+        elif synic.depth(sint) >= WAITING_REPLIES:
+            return Status.INSUFFICIENT_BUFFERS
+        if kind != CHANNEL_MESSAGE:
+            self.board.trace("vmbus message dropped", reason=f"SynIC message type {kind:#x}")
+            return Status.SUCCESS
+        self.connection.handle(payload)
+        self._act()
+        return Status.SUCCESS
+
+    def _signal_event(self, connection: int, flag: int) -> Status:
+        number = connection & 0xFFF
+        record = self.connection.channels.get(number)
+        if record is None or not record.known or record.connection_id != connection:
+            return Status.INVALID_CONNECTION_ID
+        if flag:
+            return Status.INVALID_PORT_ID
+        one = self._open.get(number)
+        if one is not None:
+            one.channel.stats.signals += 1
+            one.worker.ring()
+            self._attention()
+        return Status.SUCCESS
+
+    # -- what the connection wants done
+
+    def _act(self) -> None:
+        while actions := self.connection.take():
+            for action in actions:
+                self._do(action)
+        for number in [number for number in self._servers if number not in self.connection.channels]:
+            del self._servers[number]
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Send(message):
+                self.hyperv.synic.post(self.connection.sint, CHANNEL_MESSAGE, message.pack())
+            case Open(record):
+                self.connection.opened(record, self._connect(record, action))
+            case Close(record):
+                self._disconnect(record.channel_id)
+            case Retarget(record, target_vp):
+                if record.channel_id in self._open:
+                    self._open[record.channel_id].target_vp = target_vp
+            case Dropped(reason):
+                self.board.trace("vmbus message dropped", reason=reason)
+
+    def _connect(self, record: ChannelRecord, request: Open) -> bool:
+        number = record.channel_id
+        server = self._servers[number]
+        name = f"vmbus:{record.offer.name}"
+        worker = Worker(name, self.clock, self._fail)
+        try:
+            channel = Channel(
+                self.board, server, OpenRequest(number, request.pfns, request.downstream_page, request.user_data),
+                interrupt=lambda: self._interrupt(number), again=worker.ring, ended=lambda reason: self._disconnect(number),
+            )  # fmt: skip
+        except RingError as error:
+            self.board.trace("vmbus channel not opened", channel=record.offer.name, reason=str(error))
+            return False
+        worker.start(channel.service)
+        self._open[number] = _OpenChannel(channel, worker, request.target_vp)
+        worker.hold(self._held)
+        server.opened(channel)
+        worker.ring()  # the guest may have written before
+        return True
+
+    def _disconnect(self, number: int) -> None:
+        one = self._open.pop(number, None)
+        if one is not None:
+            one.worker.close()
+            if one.worker.task is not None:
+                self._ending.add(one.worker.task)
+                one.worker.task.add_done_callback(self._ending.discard)
+            one.channel.close()
+
+    def _interrupt(self, number: int) -> None:
+        one = self._open.get(number)
+        if one is not None and one.target_vp != NEVER_INTERRUPT:
+            self.hyperv.synic.signal(self.connection.sint, number)

@@ -1,0 +1,234 @@
+"""The host's end of an open channel: rings on one side, the device server on the other. Implements ``ChannelEnd``.
+
+After PROTOCOL.md sections 7 and 8. Whatever the guest does to the rings ends at most its channel, with a trace event.
+
+The invariant: a packet is taken out of the guest's ring only if the replies to it and to all taken before are sure to fit
+into the other ring (:meth:`Channel.limit`), so nothing is ever left half done with nowhere to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from avmm.devices.device import Board
+from avmm.hypervisor.irp import journey, next_id
+from avmm.memory import PAGE, GuestMemory
+from avmm.vmbus.ring import Incoming, Outgoing, RingError, RingMemory
+from avmm.vmbus.server import ChannelServer, GpaRange, GpaRanges, Packet
+from avmm.vmbus.wire import COMPLETION_REQUESTED, PacketKind, WireError, pack_packet, packet_length, unpack_packet
+
+TURN = 256
+"""Packets taken in one turn; then others have theirs."""
+REQUESTS, REPLY_BYTES = 256, 64
+_IN_BAND, _COMPLETION = PacketKind.IN_BAND, PacketKind.COMPLETION
+
+
+@dataclass(slots=True)
+class ChannelStats:
+    """What went through one channel since it was opened."""
+
+    signals: int = 0
+    """From the guest."""
+    interrupts: int = 0
+    """To the guest."""
+    received: int = 0
+    sent: int = 0
+    refused: int = 0
+    """Sends that found the ring full."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """What the guest said when it opened the channel: its number, the pages, where the second ring begins, and user data."""
+
+    channel_id: int
+    pfns: tuple[int, ...]
+    downstream_page: int
+    user_data: bytes = b""
+
+
+class Channel:
+    """An open channel. ``interrupt()`` tells the guest to look at its ring, ``again()`` has :meth:`service` run soon.
+
+    Raises RingError when the rings are not usable as they are.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        server: ChannelServer,
+        request: OpenRequest,
+        *,
+        interrupt: Callable[[], None],
+        again: Callable[[], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        self._board = board
+        self._server = server
+        self._request = request
+        self._interrupt_guest = interrupt
+        self._again = again
+        self._ended = ended
+        at = request.downstream_page
+        self._incoming = Incoming(RingMemory(board.memory, request.pfns[:at]))
+        self._outgoing = Outgoing(RingMemory(board.memory, request.pfns[at:]))
+        self._pages = board.memory.size // PAGE
+        self._open = True
+        self._limit, self._reply = REQUESTS, packet_length(REPLY_BYTES)
+        self._waits_for_room = self._held = False
+        self.outstanding = 0
+        """Packets taken that want a completion and have none yet."""
+        self.on_room: Callable[[], None] | None = None
+        self.stats = ChannelStats()
+
+    # -- what the server sees
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory."""
+        return self._board.memory
+
+    @property
+    def board(self) -> Board:
+        """The machine."""
+        return self._board
+
+    @property
+    def channel_id(self) -> int:
+        """The number the guest knows the channel by."""
+        return self._request.channel_id
+
+    @property
+    def open_data(self) -> bytes:
+        """The user data of the guest's OPEN_CHANNEL."""
+        return self._request.user_data
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the guest still has it open."""
+        return self._open
+
+    def limit(self, requests: int, reply_bytes: int) -> None:
+        """Bound the packets that are out unanswered, and reserve ring room for each reply; see ``ChannelEnd.limit``."""
+        self._limit, self._reply = requests, packet_length(reply_bytes)
+
+    def can_send(self, length: int) -> bool:
+        """Whether a packet with ``length`` payload bytes fits now."""
+        if not self._open:
+            return False
+        try:
+            return self._outgoing.room() >= packet_length(length)
+        except RingError as error:
+            self.fail(str(error))
+            return False
+
+    def send(self, kind: PacketKind, payload: bytes, transaction_id: int, *, completion_requested: bool = False) -> bool:
+        """Put a packet into the guest's ring; False when it does not fit or the channel is closed."""
+        if not self._open:
+            return False
+        packet = pack_packet(kind, payload, transaction_id, flags=COMPLETION_REQUESTED if completion_requested else 0)
+        try:
+            signal = self._outgoing.write(packet)
+            if signal is None and self._outgoing.want_room(len(packet) + 8):
+                signal = self._outgoing.write(packet)  # the guest made room in between
+            if signal is None:
+                self.stats.refused += 1
+                self._waits_for_room = True
+                return False
+        except RingError as error:
+            self.fail(str(error))
+            return False
+        self.stats.sent += 1
+        if kind == _COMPLETION and self.outstanding:
+            self.outstanding -= 1
+            if self._held:
+                self._again()
+        if signal:
+            self._interrupt()
+        return True
+
+    def fail(self, reason: str) -> None:
+        """End the channel: the guest broke a rule."""
+        if self._open:
+            self._board.trace("vmbus channel ended", channel=self._server.offer.name, id=self.channel_id, reason=reason)
+            self.close()
+            self._ended(reason)
+
+    # -- what the bus does
+
+    def close(self) -> None:
+        """Let go of the rings and tell the server."""
+        if self._open:
+            self._open = False
+            self._server.closed()
+
+    def service(self) -> None:
+        """The guest signalled: room may have been made, packets may have come."""
+        if not self._open:
+            return
+        try:
+            self._made_room()
+            self._take()
+        except (RingError, WireError) as error:
+            self.fail(str(error))
+
+    def _interrupt(self) -> None:
+        self.stats.interrupts += 1
+        self._interrupt_guest()
+
+    def _made_room(self) -> None:
+        if self._waits_for_room:
+            self._waits_for_room = False
+            self._outgoing.want_room(0)
+            if self.on_room is not None:
+                self.on_room()
+
+    def _take(self) -> None:
+        """Hand the packets in the ring to the server, as many as may be out at once."""
+        incoming = self._incoming
+        left = TURN
+        incoming.mask(True)
+        while True:
+            while left and self._may_take() and (raw := incoming.take()) is not None:
+                left -= 1
+                if not self._receive(raw):
+                    return
+            if incoming.commit():
+                self._interrupt()
+            incoming.mask(False)
+            if incoming.empty:
+                return
+            if not left or self._held:
+                if not self._held:
+                    self._again()
+                return
+            incoming.mask(True)  # something came in between
+            left -= 1
+
+    def _may_take(self) -> bool:
+        self._held = False
+        if self.outstanding >= self._limit:
+            self._held = True  # the next completion goes on
+        else:
+            needed = (self.outstanding + 1) * self._reply
+            if self._outgoing.room() < needed and not self._outgoing.want_room(needed):
+                self._held = True  # a completion, or the guest's signal that there is room
+                self._waits_for_room = True
+        return not self._held
+
+    def _receive(self, raw: bytes) -> bool:
+        """Hand one packet over. Returns whether the channel is still open."""
+        kind, flags, transaction_id, payload, ranges, page_set = unpack_packet(raw, self._pages)
+        number = next_id()
+        gpa = GpaRanges(GpaRange(*one) for one in ranges) if ranges else GpaRanges()
+        packet = Packet(kind, flags, transaction_id, payload, gpa, page_set, number)
+        if flags & COMPLETION_REQUESTED and kind is not _COMPLETION:
+            self.outstanding += 1
+        self.stats.received += 1
+        token = journey.set(number)
+        try:
+            self._server.received(packet)
+        finally:
+            journey.reset(token)
+        return self._open

@@ -1,0 +1,222 @@
+"""Ring buffers in guest memory: the producer's and the consumer's end, for host and guest alike.
+
+After PROTOCOL.md section 7. A ring is a control page and D bytes of data; packets wrap byte-wise at D. Each end owns one
+index and keeps it privately; the other side's index is read once, checked, and used from the copy, since shared memory
+may change at any time. Packets are copied out whole before they are looked at.
+
+The invariant: whatever the other side writes, an end touches no byte outside its ring; nonsense raises RingError.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from avmm.memory import PAGE, GuestMemory
+from avmm.vmbus.wire import DESCRIPTOR, FOOTER
+
+WRITE_INDEX, READ_INDEX, INTERRUPT_MASK, PENDING_SEND_SIZE, FEATURES = 0, 4, 8, 12, 64
+_WRITE, _READ, _MASK = WRITE_INDEX // 4, READ_INDEX // 4, INTERRUPT_MASK // 4
+AHEAD = 512  # bytes copied at once when a packet is taken: most are smaller
+FEATURE_PENDING_SEND_SIZE = 1
+GAP = 8  # a ring is never filled to the last byte: equal indices mean empty
+
+
+if sys.byteorder != "little":
+    raise ImportError("avmm runs on little-endian hosts only")
+
+
+class RingError(Exception):
+    """The other side broke the ring's rules; one sentence says how."""
+
+
+class RingMemory:
+    """One ring in guest memory: ``pfns[0]`` is the control page, the rest the data. The caller has checked the page numbers.
+
+    The control page's words are read and written in place: nobody runs code there.
+    """
+
+    def __init__(self, memory: GuestMemory, pfns: Sequence[int]) -> None:
+        if len(pfns) < 2:
+            raise RingError(f"a ring of {len(pfns)} pages has no room for data")
+        self.memory = memory
+        at = pfns[0] * PAGE
+        self.words = memory.view[at : at + PAGE].cast("B").cast("I")
+        """The control page, in 32-bit words (this host is little-endian as the guest)."""
+        self.size = (len(pfns) - 1) * PAGE
+        """D: the bytes of data."""
+        self._runs: list[tuple[int, int, int]] = []  # (offset in data, length, guest-physical address), contiguous pages joined
+        for i, pfn in enumerate(pfns[1:]):
+            if self._runs and self._runs[-1][2] + self._runs[-1][1] == pfn * PAGE:
+                at, length, address = self._runs[-1]
+                self._runs[-1] = (at, length + PAGE, address)
+            else:
+                self._runs.append((i * PAGE, PAGE, pfn * PAGE))
+        self._whole = self._runs[0][2] if len(self._runs) == 1 else None  # where the data are, when in one piece
+
+    def word(self, offset: int) -> int:
+        """Return a word of the control page."""
+        return self.words[offset >> 2]
+
+    def set_word(self, offset: int, value: int) -> None:
+        """Store a word of the control page."""
+        self.words[offset >> 2] = value
+
+    def index(self, offset: int) -> int:
+        """Return one of the two indices, checked."""
+        value = self.words[offset >> 2]
+        if value >= self.size or value & 7:
+            name = "write" if offset == WRITE_INDEX else "read"
+            raise RingError(f"the {name} index {value:#x} is not in a ring of {self.size:#x} bytes")
+        return value
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Copy ``length`` bytes of data from ``offset`` on, wrapping."""
+        if self._whole is not None and offset + length <= self.size:
+            at = self._whole + offset
+            return bytes(self.memory.view[at : at + length])
+        return b"".join([self.memory.read(address, piece) for address, piece in self._pieces(offset, length)])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store data from ``offset`` on, wrapping."""
+        if self._whole is not None and offset + len(data) <= self.size:
+            self.memory.write(self._whole + offset, data)
+            return
+        at = 0
+        for address, piece in self._pieces(offset, len(data)):
+            self.memory.write(address, data[at : at + piece])
+            at += piece
+
+    def _pieces(self, offset: int, length: int) -> list[tuple[int, int]]:
+        pieces = []
+        while length > 0:
+            offset %= self.size
+            for at, size, address in self._runs:
+                if at <= offset < at + size:
+                    piece = min(length, at + size - offset)
+                    pieces.append((address + offset - at, piece))
+                    offset += piece
+                    length -= piece
+                    break
+        return pieces
+
+
+@dataclass(frozen=True)
+class RingState:
+    """An end's own index, and how large the ring must be for it."""
+
+    index: int
+    size: int
+    version: int = 1
+
+
+class Outgoing:
+    """The producer's end."""
+
+    def __init__(self, ring: RingMemory) -> None:
+        self.ring = ring
+        self._write = ring.index(WRITE_INDEX)
+        ring.index(READ_INDEX)
+        ring.set_word(FEATURES, ring.word(FEATURES) | FEATURE_PENDING_SEND_SIZE)
+
+    @property
+    def largest(self) -> int:
+        """The largest packet that an empty ring takes, with its footer."""
+        return self.ring.size - GAP
+
+    def room(self) -> int:
+        """Return how many bytes of packets, footers included, can be written now."""
+        read = self.ring.index(READ_INDEX)
+        return self.ring.size - GAP - (self._write - read) % self.ring.size
+
+    def write(self, packet: bytes) -> bool | None:
+        """Append a packet (a multiple of 8 bytes, without footer). Returns whether to signal; None when there is no room."""
+        ring = self.ring
+        before = self._write
+        if self.room() < len(packet) + FOOTER.size:
+            return None
+        ring.write(before, packet + FOOTER.pack(0, before))
+        self._write = (before + len(packet) + FOOTER.size) % ring.size
+        ring.words[_WRITE] = self._write
+        return ring.words[_MASK] == 0 and ring.words[_READ] == before
+
+    def want_room(self, length: int) -> bool:
+        """Ask the consumer to signal when ``length`` bytes are free; 0 takes it back. Returns whether they are free now."""
+        self.ring.set_word(PENDING_SEND_SIZE, min(length, self.largest))
+        return self.room() >= length
+
+    def save(self) -> RingState:
+        """Return the state of this end."""
+        return RingState(self._write, self.ring.size)
+
+    def restore(self, state: RingState) -> None:
+        """Go on from a saved state."""
+        _fits(self.ring, state)
+        self._write = state.index
+
+
+class Incoming:
+    """The consumer's end. :meth:`take` advances privately, :meth:`commit` gives the room back."""
+
+    def __init__(self, ring: RingMemory) -> None:
+        self.ring = ring
+        self._read = ring.index(READ_INDEX)
+        self._committed = self._read
+        ring.index(WRITE_INDEX)
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything has been taken."""
+        return self.ring.index(WRITE_INDEX) == self._read
+
+    def take(self) -> bytes | None:
+        """Copy the next packet out, descriptor to padding, and go past it; None when there is none."""
+        ring = self.ring
+        available = (ring.index(WRITE_INDEX) - self._read) % ring.size
+        if not available:
+            return None
+        if available < DESCRIPTOR.size + FOOTER.size:
+            raise RingError(f"{available} bytes in the ring are no packet")
+        head = ring.read(self._read, available if available < AHEAD else AHEAD)
+        _, offset8, length8, _, _ = DESCRIPTOR.unpack_from(head)
+        length = length8 << 3
+        if offset8 < 2 or length8 < offset8 or length + FOOTER.size > available:
+            raise RingError(f"a packet of {length} bytes, data at {offset8 * 8}, where {available} bytes are in the ring")
+        at = self._read
+        self._read = (at + length + FOOTER.size) % ring.size
+        if length <= len(head):
+            return head[:length]
+        return head + ring.read((at + len(head)) % ring.size, length - len(head))
+
+    def commit(self) -> bool:
+        """Give the room of what was taken back to the producer. Returns whether to signal: it waits for that much room."""
+        ring = self.ring
+        taken = (self._read - self._committed) % ring.size
+        if not taken:
+            return False
+        ring.words[_READ] = self._read
+        self._committed = self._read
+        wanted = ring.word(PENDING_SEND_SIZE) & ~7
+        if not wanted:
+            return False
+        free = ring.size - GAP - (ring.index(WRITE_INDEX) - self._read) % ring.size
+        return free - taken < wanted <= free
+
+    def mask(self, masked: bool) -> None:
+        """Tell the producer whether signals are of no use now."""
+        self.ring.words[_MASK] = masked
+
+    def save(self) -> RingState:
+        """Return the state of this end; everything taken must be committed."""
+        return RingState(self._committed, self.ring.size)
+
+    def restore(self, state: RingState) -> None:
+        """Go on from a saved state."""
+        _fits(self.ring, state)
+        self._read = self._committed = state.index
+
+
+def _fits(ring: RingMemory, state: RingState) -> None:
+    if state.version != 1 or state.size != ring.size or not 0 <= state.index < state.size or state.index % 8:
+        raise ValueError(f"this is not the saved end of a ring of {ring.size} bytes")

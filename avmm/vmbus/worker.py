@@ -1,0 +1,80 @@
+"""What runs a channel between VM-C and VM-H: one worker per open channel, with a doorbell for an inbox.
+
+A signal says nothing but "look at the ring", so the inbox holds one ring of the bell and any number rung meanwhile are
+the same one; the ring buffer itself is the bounded queue behind it. In real time the worker is an asyncio task with a
+name. In virtual time it is a timer a fixed latency after the signal, so that the ring is looked at after exactly the
+same guest instruction in every run.
+
+The invariant: after the bell was rung, the service runs once at least, unless the worker is closed; never while held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from avmm.clock import MICROSECOND, Clock, VirtualClock
+
+SIGNAL_LATENCY = 2 * MICROSECOND
+"""Machine time from a signal to the look at the ring, in virtual time."""
+
+
+class Worker:
+    """Runs the service it was started with after each :meth:`ring`. An exception from it goes to ``failed``."""
+
+    def __init__(self, name: str, clock: Clock, failed: Callable[[Exception], None]) -> None:
+        self.name = name
+        self._clock = clock
+        self._service: Callable[[], None] = _nothing
+        self._failed = failed
+        self._held = self._missed = False
+        self._timer = clock.timer(self._turn) if isinstance(clock, VirtualClock) else None
+        self._bell = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self, service: Callable[[], None]) -> None:
+        """Begin: ``service()`` is what looks at the ring."""
+        self._service = service
+        if self._timer is None:
+            self.task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
+
+    def ring(self) -> None:
+        """Have the service run soon."""
+        if self._timer is None:
+            self._bell.set()
+        elif not self._timer.armed:
+            self._timer.arm(self._clock.now() + SIGNAL_LATENCY)
+
+    def hold(self, held: bool) -> None:
+        """Stand still, or go on with what was rung for meanwhile."""
+        self._held = held
+        if not held and self._missed:
+            self._missed = False
+            self.ring()
+
+    def close(self) -> None:
+        """Never run again."""
+        self._held, self._missed = True, False
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.task is not None:
+            self.task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            await self._bell.wait()
+            self._bell.clear()
+            self._turn()
+
+    def _turn(self) -> None:
+        if self._held:
+            self._missed = True
+            return
+        try:
+            self._service()
+        except Exception as bug:  # ours, not the guest's: it stops the machine, with a report
+            self._failed(bug)
+
+
+def _nothing() -> None:
+    """Not started yet."""
