@@ -1,0 +1,318 @@
+"""Storage adapters that VM-H offers over VMBus: a SCSI controller with its LUNs, and the accelerator of an IDE disk.
+
+A controller is one channel. Its packets go through :class:`StorVsp`, SCSI requests to the addressed :class:`ScsiDisk`, and
+what has to wait for the medium runs in the background, many at once; each is completed when it is done, in any order.
+Completions that become due in one turn of the loop are in the ring together before the guest runs again, so the ring's
+own rule signals once for all of them.
+
+Back-pressure: the channel is told how many requests may be out and how large a reply is, so a request is taken out of the
+ring only if its reply fits (``ChannelEnd.limit``). What does not fit nevertheless, waits here and goes first.
+
+The invariant: every request taken from the guest is completed exactly once while the channel is open, and nothing of it
+touches guest memory after its completion or after the channel was closed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from avmm.clock import MICROSECOND
+from avmm.memory import GuestMemory
+from avmm.storage import scsi_pages, sense, wire
+from avmm.storage.scsi_disk import Command, Result, ScsiDisk, Work
+from avmm.storage.sense import SenseKey
+from avmm.storage.storvsp import Execute, ProtocolError, Reset, StorVsp
+from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
+from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, GpaRanges, Offer, Packet, PacketKind
+
+DEPTH: Final = 256
+"""SCSI requests in flight, at most."""
+COMMAND_TIME: Final = 20 * MICROSECOND
+SECTOR_TIME: Final = 1 * MICROSECOND
+"""Machine time of a request in virtual time; the same medium as behind the emulated controller takes the same time."""
+TARGETS: Final = 2
+PATHS: Final = 8
+LUNS: Final = 64
+
+Address = tuple[int, int, int]
+"""Path, target, LUN."""
+
+
+@dataclass(slots=True)
+class ScsiStats:
+    """What a controller did so far."""
+
+    requests: int = 0
+    errors: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    most_in_flight: int = 0
+
+
+class _Exchange:
+    """A request in flight. It is taken out of the controller's table when it is completed; what comes later is dropped."""
+
+    __slots__ = ("execute", "packet")
+
+    def __init__(self, execute: Execute, packet: Packet) -> None:
+        self.execute = execute
+        self.packet = packet
+
+
+class ScsiController:
+    """A StorVSC channel with LUNs. Implements ``ChannelServer``; LUNs may come and go while the guest runs."""
+
+    def __init__(self, instance: UUID, luns: Iterable[ScsiDisk] = (), *, name: str = "scsi", depth: int = DEPTH) -> None:
+        self.name = name
+        self.luns: dict[Address, ScsiDisk] = {(0, 0, number): disk for number, disk in enumerate(luns)}
+        self.stats = ScsiStats()
+        self.depth = depth
+        self._offer = Offer(wire.SCSI_INTERFACE, instance, bytes(120), ENUMERATE_INTERFACE, name=name)
+        self._channel: ChannelEnd | None = None
+        self._protocol = StorVsp()
+        self._in_flight: dict[_Exchange, None] = {}  # in the order they came
+        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._rescan_wanted = False
+        self.on_idle: Callable[[], None] | None = None
+        """Called whenever the last request in flight has been completed."""
+
+    # -- what the host does
+
+    def add_lun(self, disk: ScsiDisk, lun: int | None = None, *, path: int = 0, target: int = 0) -> int:
+        """Plug a disk in, at the first free LUN if none is named, and tell the guest to look. ValueError if it is taken."""
+        if lun is None:
+            lun = next((n for n in range(LUNS) if (path, target, n) not in self.luns), LUNS)
+        if not (0 <= path < PATHS and 0 <= target < TARGETS and 0 <= lun < LUNS):
+            raise ValueError(f"there is no place {path}:{target}:{lun} on {self.name}")
+        if (path, target, lun) in self.luns:
+            raise ValueError(f"{self.name} has a disk at {path}:{target}:{lun} already")
+        self.luns[path, target, lun] = disk
+        self._ask_rescan()
+        return lun
+
+    def remove_lun(self, lun: int, *, path: int = 0, target: int = 0) -> ScsiDisk:
+        """Pull a disk out and tell the guest to look; what is in flight is still completed. KeyError if there is none."""
+        disk = self.luns.pop((path, target, lun))
+        self._ask_rescan()
+        return disk
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait for a medium."""
+        return len(self._in_flight)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a guest's driver has initialized the controller."""
+        return self._channel is not None and self._protocol.ready
+
+    @property
+    def protocol_version(self) -> int:
+        """The protocol version that the guest's driver negotiated, 0 when there is none."""
+        return self._protocol.version if self._channel is not None else 0
+
+    # -- ChannelServer
+
+    @property
+    def offer(self) -> Offer:
+        """What the guest is told of the channel."""
+        return self._offer
+
+    def opened(self, channel: ChannelEnd) -> None:
+        """The guest's driver came: it has to initialize the controller."""
+        self.closed()
+        self._channel = channel
+        self._protocol = StorVsp()
+        channel.limit(self.depth, wire.PACKET_V2_SIZE)
+        channel.on_room = self._room
+
+    def closed(self) -> None:
+        """The guest's driver went: what is in flight goes on to the medium, and nobody hears of it."""
+        self._channel = None
+        self._in_flight.clear()
+        self._waiting.clear()
+        self._rescan_wanted = False
+
+    def received(self, packet: Packet) -> None:
+        """One packet came in."""
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            if packet.kind not in (PacketKind.IN_BAND, PacketKind.GPA_DIRECT):
+                raise ProtocolError(f"a packet of type {packet.kind}")
+            action = self._protocol.receive(packet.payload, packet.completion_requested)
+        except ProtocolError as error:
+            channel.fail(f"{self.name}: {error}")
+            return
+        if isinstance(action, Execute):
+            self._execute(channel, action, packet)
+            return
+        if isinstance(action, Reset):
+            self._abort(action.only)
+        self._send(action.payload, packet.transaction_id)
+        if self._rescan_wanted:
+            self._ask_rescan()
+
+    # -- SCSI requests
+
+    def _execute(self, channel: ChannelEnd, execute: Execute, packet: Packet) -> None:
+        request = execute.request
+        self.stats.requests += 1
+        exchange = _Exchange(execute, packet)
+        length, out, into = request.transfer_length, request.direction == Direction.OUT, request.direction == Direction.IN
+        if request.direction > Direction.NONE or request.cdb_length > wire.CDB_SIZE:
+            self._end(exchange, SrbStatus.INVALID_REQUEST)
+            return
+        if (out or into) and (length > packet.ranges.byte_count or length > self._protocol.max_transfer):
+            channel.board.trace("storvsp: bad data length", controller=self.name, length=length, given=packet.ranges.byte_count)
+            self._end(exchange, SrbStatus.INVALID_REQUEST)
+            return
+        cdb = request.cdb[: request.cdb_length]
+        disk = self._find(request)
+        if disk is None or cdb[:1] == b"\xa0":
+            self._for_nobody(exchange, request, cdb, present=disk is not None)
+            return
+        data = _fetch(packet.ranges, channel.memory, length) if out and length else b""
+        result = disk.execute(Command(cdb, data, length if into else 0))
+        if isinstance(result, Result):
+            self._finish(exchange, result)
+            return
+        self._start(channel, exchange, result)
+
+    def _start(self, channel: ChannelEnd, exchange: _Exchange, work: Work) -> None:
+        self._in_flight[exchange] = None
+        self.stats.most_in_flight = max(self.stats.most_in_flight, len(self._in_flight))
+
+        def done(result: Any) -> None:
+            if isinstance(result, BaseException):
+                raise result  # a bug of ours: the disk turns every fault of the medium into sense data
+            if exchange not in self._in_flight:
+                return  # aborted, or the channel was closed
+            del self._in_flight[exchange]
+            self._finish(exchange, result)
+            if not self._in_flight and self.on_idle is not None:
+                self.on_idle()
+
+        channel.board.start(work.coroutine, done, COMMAND_TIME + work.sectors * SECTOR_TIME)
+
+    def _find(self, request: ScsiRequest) -> ScsiDisk | None:
+        return self.luns.get((request.path, request.target, request.lun))
+
+    def _present(self, request: ScsiRequest) -> list[int]:
+        return [lun for path, target, lun in self.luns if (path, target) == (request.path, request.target)]
+
+    def _for_nobody(self, exchange: _Exchange, request: ScsiRequest, cdb: bytes, *, present: bool) -> None:
+        """Answer for the target: which LUNs there are, and what a LUN that is not there says."""
+        room = request.transfer_length if request.direction == Direction.IN else 0
+        if cdb[:1] == b"\xa0" and len(cdb) == 12:
+            room = min(room, int.from_bytes(cdb[6:10], "big"))
+            self._finish(exchange, Result(scsi_pages.lun_list(self._present(request))[:room]))
+        elif present:
+            self._finish(exchange, Result(sense=sense.INVALID_FIELD))
+        elif cdb[:1] == b"\x12" and len(cdb) >= 6 and not cdb[1] & 1:
+            room = min(room, int.from_bytes(cdb[3:5], "big"))
+            self._finish(exchange, Result(scsi_pages.absent_inquiry()[:room]))
+        else:
+            # Linux removes LUN 0:target:lun when it reads INVALID_LUN, whatever the path: only path 0 may say it.
+            status = SrbStatus.INVALID_LUN if request.path == 0 else SrbStatus.ERROR
+            self._end(exchange, status, Result(sense=sense.NO_SUCH_LUN))
+
+    # -- completions
+
+    def _finish(self, exchange: _Exchange, result: Result) -> None:
+        """Complete a request with what the disk said; data go to the guest's memory first."""
+        channel, request = self._channel, exchange.execute.request
+        if channel is None:
+            return
+        if result.data:
+            exchange.packet.ranges.write(channel.memory, result.data)
+            self.stats.bytes_read += len(result.data)
+        self.stats.bytes_written += result.taken
+        if result.sense is None:
+            self._end(exchange, SrbStatus.SUCCESS, result)
+        else:
+            illegal = result.sense.key is SenseKey.ILLEGAL_REQUEST
+            channel.board.trace(
+                "scsi error", controller=self.name, lun=request.lun, op=request.cdb[0], key=result.sense.key, asc=result.sense.asc
+            )
+            self._end(exchange, SrbStatus.INVALID_REQUEST if illegal else SrbStatus.ERROR, result)
+
+    def _end(self, exchange: _Exchange, status: SrbStatus, result: Result = Result()) -> None:  # noqa: B008 - it is frozen
+        if status is not SrbStatus.SUCCESS:
+            self.stats.errors += 1
+        packed = result.sense.pack() if result.sense is not None else b""
+        payload = self._protocol.completion(exchange.execute, status, result.status, result.moved, packed)
+        self._send(payload, exchange.packet.transaction_id)
+
+    def _abort(self, only: Address | None) -> None:
+        """Complete everything in flight, or what is in flight for one LUN, as aborted."""
+        aborted = Result(sense=sense.ABORTED)
+        for exchange in [*self._in_flight]:
+            request = exchange.execute.request
+            if only is None or (request.path, request.target, request.lun) == only:
+                del self._in_flight[exchange]
+                self._end(exchange, SrbStatus.ABORTED, aborted)
+
+    def _send(self, payload: bytes, transaction_id: int) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        if self._waiting or not channel.send(PacketKind.COMPLETION, payload, transaction_id):
+            self._waiting.append((payload, transaction_id))
+
+    def _room(self) -> None:
+        """The guest made room in its ring."""
+        channel, waiting = self._channel, self._waiting
+        if channel is None:
+            return
+        while waiting and channel.send(PacketKind.COMPLETION, *waiting[0]):
+            waiting.popleft()
+        if self._rescan_wanted and not waiting:
+            self._ask_rescan()
+
+    def _ask_rescan(self) -> None:
+        """Have the guest look for LUNs; until there is room in the ring, or a driver that listens, the wish is kept."""
+        payload = self._protocol.rescan() if self._channel is not None else None
+        if self._channel is None or (payload is None and self._protocol.ready):
+            self._rescan_wanted = False  # whoever comes will look, or cannot be told
+            return
+        sent = payload is not None and not self._waiting and self._channel.send(PacketKind.IN_BAND, payload, 0)
+        self._rescan_wanted = not sent
+
+
+def _fetch(ranges: GpaRanges, memory: GuestMemory, length: int) -> bytes:
+    """Return the first ``length`` bytes of the ranges, which may name far more."""
+    if ranges.byte_count == length:
+        return ranges.read(memory)
+    parts = []
+    for address, size in (segment for one in ranges for segment in one.segments()):
+        parts.append(memory.read(address, min(size, length)))
+        length -= len(parts[-1])
+        if not length:
+            break
+    return b"".join(parts)
+
+
+class IdeAccelerator(ScsiController):
+    """The enlightened way to one disk of the emulated IDE controller: LUN 0, whatever path and target the guest says."""
+
+    def __init__(self, disk: ScsiDisk, channel: int, device: int, *, name: str = "") -> None:
+        instance = wire.ide_instance(channel, device)
+        super().__init__(instance, name=name or f"ide{channel}{device}")
+        self._offer = Offer(wire.IDE_INTERFACE, instance, wire.ide_user_data(channel, device), ENUMERATE_INTERFACE, name=self.name)
+        self.luns = {(channel, device, 0): disk}
+
+    def add_lun(self, disk: ScsiDisk, lun: int | None = None, *, path: int = 0, target: int = 0) -> int:
+        """Refuse: an IDE drive has no LUNs."""
+        raise ValueError(f"{self.name} is one disk and takes no other")
+
+    def _find(self, request: ScsiRequest) -> ScsiDisk | None:
+        return next(iter(self.luns.values()), None) if request.lun == 0 else None
+
+    def _present(self, request: ScsiRequest) -> list[int]:
+        return [0] if self.luns else []
