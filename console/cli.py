@@ -15,8 +15,12 @@ import click
 import avmm
 
 from . import __version__, lifetime
+from .ctl import ctl
+from .demo import demo
 from .request import TIMEOUT, Request
 from .steps import StepCommand, steps_in_order
+from .top import top
+from .up import up
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -31,6 +35,7 @@ def group(ctx: click.Context) -> None:
       avmm run                       the built-in guest, here in the terminal
       avmm run linux.iso             somebody else's disk, CD-ROM, floppy or kernel
       avmm run disk.img --headless --expect "login:" --screenshot login.png
+      avmm up machine.toml           several machines, controlled with avmm ctl and avmm top
       avmm doctor                    what works on this machine
 
     `avmm COMMAND --help` explains each command with examples.
@@ -119,6 +124,14 @@ def doctor(as_json: bool) -> int:
     from .doctor import examine, print_checks
 
     return print_checks(examine(), as_json=as_json)
+
+
+group.add_command(up)
+group.add_command(ctl)
+group.add_command(top)
+
+
+group.add_command(demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

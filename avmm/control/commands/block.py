@@ -1,0 +1,133 @@
+"""QMP commands about drives and their media. A drive is called as in VM-H: disk0, floppy0, cdrom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from avmm.control.commands.command import Arg, Call, Table
+from avmm.control.qmp import QmpError
+from avmm.control.vm import Vm
+from avmm.devices.ata.channel import AtaChannel
+from avmm.devices.ata.drive import AtapiCdrom
+from avmm.host.backing import ImageError
+from avmm.host.virtualization_driver import Disk
+
+TABLE = Table()
+CDROM = "cdrom"
+
+
+def drives(vm: Vm) -> dict[str, Disk]:
+    """Return a machine's drives by name."""
+    disks = vm.machine.service.disks
+    return {name.split("/", 1)[1].rstrip("+"): disks[name] for name in vm.machine.names if name in disks}
+
+
+def cd_drive(vm: Vm) -> AtapiCdrom:
+    """Return the CD-ROM drive. QmpError when the machine has none."""
+    for device in vm.partition.devices.values():
+        if isinstance(device, AtaChannel):
+            for drive in device.drives:
+                if isinstance(drive, AtapiCdrom):
+                    return drive
+    raise QmpError("this machine has no CD-ROM drive", "DeviceNotFound")
+
+
+def block_info(vm: Vm) -> list[dict[str, object]]:
+    """Return QMP's BlockInfo of each drive."""
+    infos: list[dict[str, object]] = []
+    for name, disk in drives(vm).items():
+        removable = not name.startswith("disk")
+        cd = cd_drive(vm) if name == CDROM else None
+        info: dict[str, object] = {
+            "device": name, "qdev": f"/machine/{name}", "type": "unknown", "removable": removable,
+            "locked": cd is not None and cd.modes.locked,
+        }  # fmt: skip
+        if cd is not None:
+            info["tray_open"] = not cd.modes.loaded
+        if cd is None or cd.modes.loaded:
+            info["io-status"] = "ok"
+            info["inserted"] = _inserted(vm, name, disk)
+        infos.append(info)
+    return infos
+
+
+def _inserted(vm: Vm, name: str, disk: Disk) -> dict[str, object]:
+    file = str(disk.file.path)
+    return {
+        "node-name": name, "drv": "raw", "file": file, "ro": disk.read_only, "encrypted": False,
+        "image": {"filename": file, "format": "raw", "virtual-size": disk.file.size},
+    }  # fmt: skip
+
+
+@TABLE.command("query-block")
+async def _query_block(call: Call) -> object:
+    return block_info(call.vm)
+
+
+@TABLE.command("query-blockstats")
+async def _query_blockstats(call: Call) -> object:
+    return [
+        {
+            "device": name,
+            "stats": {
+                "rd_bytes": disk.stats.bytes_read, "wr_bytes": disk.stats.bytes_written, "flush_operations": disk.stats.flushes,
+                "x-requests": disk.stats.requests, "x-errors": disk.stats.errors, "x-total-time-ns": disk.stats.latency,
+            },
+        }
+        for name, disk in drives(call.vm).items()
+    ]  # fmt: skip
+
+
+@TABLE.command("eject", device=Arg(str, ""), id=Arg(str, ""), force=Arg(bool, False))
+async def _eject(call: Call) -> object:
+    eject_cd(call.running, call["device"] or call["id"], call["force"])
+    return {}
+
+
+def eject_cd(vm: Vm, name: str, force: bool) -> None:
+    """Open the CD-ROM drive's tray, as its button does; ``force`` as a paper clip does."""
+    drive = _removable(vm, name)
+    if drive.modes.locked and not force:
+        drive.eject()  # tells the guest that somebody wants to
+        raise QmpError(f"Device '{name}' is locked and force was not specified, wait for tray to open and try again")
+    if drive.modes.locked:
+        drive.modes = replace(drive.modes, locked=False)
+    drive.eject()
+
+
+@TABLE.command(
+    "blockdev-change-medium",
+    device=Arg(str, ""), id=Arg(str, ""), filename=Arg(str), format=Arg(str, "raw"), force=Arg(bool, False),
+)  # fmt: skip
+async def _change_medium(call: Call) -> object:
+    await change_cd(call.running, call["device"] or call["id"], call["filename"], call["force"])
+    return {}
+
+
+async def change_cd(vm: Vm, name: str, filename: str, force: bool) -> None:
+    """Put another image into the CD-ROM drive."""
+    drive = _removable(vm, name)
+    if drive.modes.locked and not force:
+        raise QmpError(f"Device '{name}' is locked and force was not specified, wait for tray to open and try again")
+    machine = vm.machine
+    old = next(entry for entry in machine.names if machine.service.disks.get(entry) is drive.disk)
+    base = f"{vm.name}/{name}"
+    new = base if old != base else f"{base}+"  # two names in turn: both are open for a moment
+    try:
+        disk = await machine.service.open_disk(new, filename, "ro")
+    except ImageError as error:
+        raise QmpError(str(error)) from None
+    machine.names.append(new)
+    drive.insert(disk)
+    machine.names.remove(old)
+    await machine.service.close_disk(old)
+
+
+def _removable(vm: Vm, name: str) -> AtapiCdrom:
+    if not name:
+        raise QmpError("Parameter 'device' is missing")
+    if name not in drives(vm):
+        raise QmpError(f"Device '{name}' not found", "DeviceNotFound")
+    if name != CDROM:
+        raise QmpError(f"Device '{name}' is not removable")
+    return cd_drive(vm)

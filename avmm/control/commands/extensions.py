@@ -1,0 +1,130 @@
+"""QMP commands that QEMU has not: run-time installation, statistics, the trace, the list of machines.
+
+``x-avmm-virtualize``, ``x-avmm-devirtualize`` and ``x-avmm-mode`` are there when the machine can do it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from avmm.control.commands.command import Arg, Call, Table
+from avmm.control.commands.machine import STATUS
+from avmm.control.qmp import QmpError
+from avmm.control.vm import Vm
+from avmm.hypervisor.image import DeviceImageError
+from avmm.hypervisor.install import InstallError
+
+TABLE = Table()
+
+
+def jsonable(value: object) -> Any:
+    """Return ``value`` made of what JSON has: dataclasses as objects, enums as their values, anything odd as its text."""
+    if isinstance(value, enum.Enum):
+        return jsonable(value.value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(item) for item in value]
+    return f"{len(value)} bytes" if isinstance(value, (bytes, bytearray)) else str(value)
+
+
+def summary(vm: Vm) -> dict[str, Any]:
+    """Return what a table of machines shows of one."""
+    stats, share = vm.stats, vm.partition.vcpu.share
+    return {
+        "name": vm.name,
+        "status": STATUS[vm.state],
+        "reason": vm.partition.off_reason,
+        "clock": vm.config.clock,
+        "machine_ns": stats.machine_ns,
+        "exits": sum(stats.exits.values()),
+        "inside": stats.inside,
+        "outside": stats.outside,
+        "injected": stats.injected,
+        "guest_ns": stats.guest_ns,
+        "idle_ns": stats.idle_ns,
+        "memory": vm.config.memory_bytes,
+        "weight": vm.config.weight,
+        "cap": vm.config.cap,
+        "work_ns": share.work if share is not None else 0,
+        "placement": dict(vm.partition.placement),
+    }
+
+
+@TABLE.command("x-avmm-list", machine=False)
+async def _list_machines(call: Call) -> object:
+    vms = [call.chosen] if call.chosen is not None else list(call.target.host.vms.values())
+    return [summary(vm) for vm in vms]
+
+
+@TABLE.command("x-avmm-stats")
+async def _stats(call: Call) -> object:
+    return {**call.vm.stats.as_dict(), "summary": summary(call.vm)}
+
+
+@TABLE.command("x-avmm-trace", count=Arg(int, 100))
+async def _trace(call: Call) -> object:
+    """Return the last events, and for a machine that failed the report."""
+    if call["count"] < 0:
+        raise QmpError("Parameter 'count' is a number of events")
+    log = call.vm.partition.trace_log
+    events = list(log.events)[max(0, len(log.events) - call["count"]) :]
+    failure = call.vm.partition.failure
+    return {
+        "events": [{"time": event.time, "name": event.name, "fields": jsonable(event.fields)} for event in events],
+        "suppressed": dict(log.suppressed),
+        "failure": str(failure) if failure is not None else None,
+    }
+
+
+@TABLE.command("x-avmm-install", device=Arg(str), image=Arg(str, "builtin"), sha256=Arg(str, ""))
+async def _install(call: Call) -> object:
+    return await _move(call, call.running.install(call["device"], call["image"], call["sha256"]))
+
+
+@TABLE.command("x-avmm-uninstall", device=Arg(str), to=Arg(str, "service"), image=Arg(str, "builtin"), sha256=Arg(str, ""))
+async def _uninstall(call: Call) -> object:
+    return await _move(call, call.running.uninstall(call["device"], call["to"], call["image"], call["sha256"]))
+
+
+async def _move(call: Call, moving: Awaitable[object]) -> object:
+    try:
+        report = await moving
+    except (InstallError, DeviceImageError) as error:
+        raise QmpError(str(error)) from None
+    device = call["device"]
+    call.target.announce(call.vm, "X_AVMM_PLACEMENT", device=device, placement=call.vm.partition.placement.get(device, ""))
+    return jsonable(report)
+
+
+@TABLE.command("x-avmm-virtualize", device=Arg(str))
+async def _virtualize(call: Call) -> object:
+    return await _optional(call, "virtualize", call["device"])
+
+
+@TABLE.command("x-avmm-devirtualize", device=Arg(str))
+async def _devirtualize(call: Call) -> object:
+    return await _optional(call, "devirtualize", call["device"])
+
+
+@TABLE.command("x-avmm-mode", mode=Arg(str))
+async def _mode(call: Call) -> object:
+    return await _optional(call, "set_mode", call["mode"])
+
+
+async def _optional(call: Call, method: str, *arguments: str) -> object:
+    """Call what not every machine can do."""
+    action: Callable[..., Awaitable[object]] | None = getattr(call.running, method, None)
+    if action is None:
+        raise QmpError(f"This machine has no {method}", "CommandNotFound")
+    try:
+        return jsonable(await action(*arguments)) or {}
+    except (ValueError, LookupError) as error:
+        raise QmpError(str(error)) from None

@@ -1,0 +1,240 @@
+"""The human monitor: a few commands of QEMU's in text, behind ``human-monitor-command`` and ``avmm ctl hmp``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Awaitable, Callable
+
+from avmm.control.commands import block, user
+from avmm.control.commands.command import Call
+from avmm.control.commands.machine import STATUS
+from avmm.control.qmp import QmpError, version
+from avmm.control.vm import Vm
+from avmm.hypervisor.report import disassembly, registers
+
+Handler = Callable[[Call, list[str]], Awaitable[str]]
+DUMP_LIMIT = 4096
+_SIZES = {"b": 1, "h": 2, "w": 4, "g": 8}
+_FORMAT = re.compile(r"/(\d*)(?=[xduoci]?[bhwg]?$|[bhwg][xduoci]$)([a-z]*)")
+
+
+async def run(call: Call, line: str) -> str:
+    """Carry out a line and return what QEMU's monitor would print, mistakes included."""
+    try:
+        words = shlex.split(re.sub(r"^\s*(xp?)/", r"\1 /", line))
+    except ValueError as error:
+        return f"{error}\r\n"
+    if not words:
+        return ""
+    handler = _COMMANDS.get(words[0])
+    if handler is None:
+        return f"unknown command: '{words[0]}'\r\n"
+    try:
+        text = await handler[0](call, words[1:])
+    except QmpError as error:
+        text = f"Error: {error}"
+    return text.replace("\n", "\r\n") + "\r\n" if text else ""
+
+
+def _plain(name: str) -> Handler:
+    """Return the handler that is the QMP command without arguments."""
+
+    async def handler(call: Call, words: list[str]) -> str:
+        if words:
+            raise QmpError(f"{name} takes no arguments")
+        await call.target.execute(name, {} if call.target.vm is not None else {"vm": call.vm.name})
+        return ""
+
+    return handler
+
+
+async def _sendkey(call: Call, words: list[str]) -> str:
+    if not 1 <= len(words) <= 2 or not all(word.isdigit() for word in words[1:]):
+        raise QmpError("sendkey KEY-KEY... [HOLD-MS]")
+    names = [user.key_name({"type": "qcode", "data": name}) for name in re.split(r"-(?=.)", words[0])]
+    user.press(call.running, names, int(words[1]) if len(words) == 2 else user.HOLD_MS)
+    return ""
+
+
+async def _screendump(call: Call, words: list[str]) -> str:
+    if len(words) != 1:
+        raise QmpError("screendump FILE")
+    user.dump(call.vm, words[0], "png" if words[0].endswith(".png") else "ppm")
+    return ""
+
+
+async def _eject(call: Call, words: list[str]) -> str:
+    force = "-f" in words
+    names = [word for word in words if word != "-f"]
+    block.eject_cd(call.running, names[0] if names else "", force)
+    return ""
+
+
+async def _change(call: Call, words: list[str]) -> str:
+    if len(words) != 2:
+        raise QmpError("change DRIVE FILE")
+    await block.change_cd(call.running, words[0], words[1], False)
+    return ""
+
+
+async def _help(call: Call, words: list[str]) -> str:
+    return "\n".join(f"{name} {what}".strip() for name, (_, what) in sorted(_COMMANDS.items()))
+
+
+# -- info
+
+
+async def _info(call: Call, words: list[str]) -> str:
+    show = _INFO.get(words[0] if words else "")
+    if show is None:
+        return "\n".join(f"info {name}" for name in sorted(_INFO))
+    return show(call.vm)
+
+
+def _status(vm: Vm) -> str:
+    return f"VM status: {STATUS[vm.state]}"
+
+
+def _registers(vm: Vm) -> str:
+    return registers(vm.partition.processor)
+
+
+def _version(vm: Vm) -> str:
+    return str(version()["package"])
+
+
+def _cpus(vm: Vm) -> str:
+    return f"* CPU #0: {vm.partition.vcpu.halts} halts, {vm.partition.vcpu.slices} slices"
+
+
+def _blocks(vm: Vm) -> str:
+    lines = []
+    for name, disk in block.drives(vm).items():
+        stats = disk.stats
+        lines.append(f"{name}: {disk.file.path} (raw{', read-only' if disk.read_only else ''})")
+        lines.append(f"    {stats.requests} requests, {stats.bytes_read} bytes read, {stats.bytes_written} written, {stats.errors} errors")
+    return "\n".join(lines)
+
+
+def _mtree(vm: Vm) -> str:
+    partition = vm.partition
+    lines = ["memory", f"  {0:016x}-{partition.memory.size - 1:016x}: ram"]
+    for device in partition.devices.values():
+        lines += [
+            f"  {span.first:016x}-{span.first + span.size - 1:016x}: {device.name} ({partition.placement[device.name]})"
+            for span in device.memory
+        ]
+    lines.append("I/O")
+    spans = [(span, device) for device in partition.devices.values() for span in device.ports]
+    for span, device in sorted(spans, key=lambda found: found[0].first):
+        lines.append(f"  {span.first:04x}-{span.first + span.count - 1:04x}: {device.name} ({partition.placement[device.name]})")
+    return "\n".join(lines)
+
+
+def _irq(vm: Vm) -> str:
+    return "\n".join(f"{number:2}: {line.edges}" for number, line in sorted(vm.partition.lines.items()) if line.edges)
+
+
+def _placement(vm: Vm) -> str:
+    return "\n".join(f"{name}: {place}" for name, place in vm.partition.placement.items())
+
+
+def _trace(vm: Vm) -> str:
+    return "\n".join(map(str, vm.partition.trace_log.events))
+
+
+_INFO: dict[str, Callable[[Vm], str]] = {
+    "status": _status, "registers": _registers, "version": _version, "cpus": _cpus, "block": _blocks, "mtree": _mtree, "irq": _irq,
+    "name": lambda vm: vm.name, "placement": _placement, "trace": _trace, "stats": lambda vm: str(vm.stats),
+}  # fmt: skip
+
+
+# -- memory
+
+
+def _parse_dump(words: list[str]) -> tuple[int, str, int, str]:
+    """Return count, format letter, unit size and the address as written, of ``/16xb ADDRESS``."""
+    count, letter, size = 1, "x", 4
+    if words and words[0].startswith("/"):
+        found = _FORMAT.fullmatch(words[0])
+        if found is None:
+            raise QmpError(f"invalid format {words[0]}: /COUNT, then x d u o c i, then b h w g")
+        count = int(found[1] or 1)
+        letter = next((one for one in found[2] if one not in _SIZES), "x")
+        size = _SIZES[next((one for one in found[2] if one in _SIZES), "b" if letter == "c" else "w")]
+        words = words[1:]
+    if len(words) != 1:
+        raise QmpError("give one address")
+    if count * size > DUMP_LIMIT:
+        raise QmpError(f"that is more than {DUMP_LIMIT} bytes")
+    return count, letter, size, words[0]
+
+
+def _address(vm: Vm, text: str) -> int:
+    if text.startswith("$"):
+        name = {"eip": "rip", "pc": "rip"}.get(text[1:], text[1:])
+        try:
+            value = vm.partition.processor.register(name)
+        except (KeyError, ValueError):
+            raise QmpError(f"unknown register {text}") from None
+        return value + (vm.partition.processor.segment("cs").base if name == "rip" else 0)
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise QmpError(f"invalid address {text}") from None
+
+
+def _shown(value: int, letter: str, size: int) -> str:
+    if letter == "x":
+        return f"0x{value:0{2 * size}x}"
+    if letter == "d":
+        return str(value - (1 << 8 * size) if value >> 8 * size - 1 else value)
+    if letter == "c":
+        return repr(chr(value)) if 32 <= value < 127 else f"'\\x{value:02x}'"
+    return f"0{value:o}" if letter == "o" else str(value)
+
+
+def _dump(vm: Vm, words: list[str], *, physical: bool) -> str:
+    count, letter, size, where = _parse_dump(words)
+    start = _address(vm, where)
+    processor, memory = vm.partition.processor, vm.partition.memory
+    if letter == "i":
+        return "\n".join(disassembly(processor, memory, count, start))
+    lines = []
+    per_line = max(1, 16 // size)
+    for first in range(0, count, per_line):
+        values = []
+        for n in range(first, min(first + per_line, count)):
+            data = bytearray()
+            for address in range(start + n * size, start + (n + 1) * size):
+                found = address if physical else processor.translate(address)
+                if found is None:
+                    lines.append(f"Cannot access memory at address 0x{address:x}")
+                    return "\n".join(lines)
+                data += memory.read(found, 1)
+            values.append(_shown(int.from_bytes(data, "little"), letter, size))
+        lines.append(f"{start + first * size:016x}: {' '.join(values)}")
+    return "\n".join(lines)
+
+
+async def _x(call: Call, words: list[str]) -> str:
+    return _dump(call.vm, words, physical=False)
+
+
+async def _xp(call: Call, words: list[str]) -> str:
+    return _dump(call.vm, words, physical=True)
+
+
+_COMMANDS: dict[str, tuple[Handler, str]] = {
+    "help": (_help, ""),
+    "info": (_info, "SUBJECT"),
+    "x": (_x, "/FORMAT ADDRESS -- dump linear memory"),
+    "xp": (_xp, "/FORMAT ADDRESS -- dump physical memory"),
+    "sendkey": (_sendkey, "KEY-KEY... [HOLD-MS]"),
+    "screendump": (_screendump, "FILE"),
+    "eject": (_eject, "[-f] DRIVE"),
+    "change": (_change, "DRIVE FILE"),
+    **{name: (_plain(name), "") for name in ("stop", "cont", "system_reset", "system_powerdown", "quit")},
+}
+_COMMANDS["c"] = _COMMANDS["cont"]
