@@ -36,6 +36,10 @@ enum system_call {
     SYS_PANIC,     /* (): crashes the kernel on purpose */
     SYS_REBOOT,
     SYS_HALT,
+    SYS_MODE,      /* (enum disk_mode): switches; (MODE_ASK): the mode in force */
+    SYS_SHUNT,     /* (enum shunt_embodiment or SHUNT_ASK, struct shunt_info * or NULL) */
+    SYS_DEVICE,    /* (enum stack, struct disk_info *): asks a class driver; E_NODEV if it tells nothing */
+    SYS_BENCH,     /* (struct bench *) */
     SYS_COUNT
 };
 
@@ -48,6 +52,12 @@ enum error {
     E_NOFILES,   /* no disk or no file area */
     E_INVAL,     /* nonsense argument */
     E_BREAK,     /* ctrl-c */
+    E_NODEV,     /* no such device, as far as one is told */
+    E_PLAIN,     /* no hypervisor with an enlightened interface */
+    E_NOBUS,     /* it does not answer */
+    E_NOCHANNEL, /* it offers no disk controller */
+    E_OTHERDISK, /* the controller does not have the disk we started from */
+    E_GONE,      /* the device went away; inside the kernel only: a shunt sends the request elsewhere */
 };
 
 #define NAME_SIZE 40 /* with its zero */
@@ -69,6 +79,37 @@ struct disk_info {
     char model[41], serial[21], driver[16];
     uint32_t sectors, multiple, lba48, dma; /* dma: possible */
     uint32_t requests, interrupts, retries, resets, timeouts, lost; /* lost: interrupts that never came */
+};
+
+/* How the requests for the disk go. */
+enum disk_mode {
+    MODE_EMULATED,    /* class driver, ATA port driver, port accesses */
+    MODE_ENLIGHTENED, /* what comes to the emulating stack is shunted to the port driver over VMBus */
+    MODE_SHUNT_ONLY,  /* no enlightened stack: the shunt itself sends reads and writes over VMBus, and all else to the ATA port driver */
+    MODE_ASK,
+};
+
+/* When there is a shunt, and what it goes by. */
+enum shunt_embodiment {
+    SHUNT_LATE,    /* it comes and goes with the enlightened stack, and diverts everything */
+    SHUNT_TOLD,    /* always there, does as the mode switch tells it */
+    SHUNT_DEFAULT, /* always there, diverts unless the enlightened port driver does not accept */
+    SHUNT_PORT,    /* always there, opened and closed by the enlightened port driver */
+    SHUNT_ASK,
+};
+
+struct shunt_info {
+    uint32_t embodiment, present, diverting, back; /* back: the enlightened stack's shunt sends requests to the emulating one */
+    uint32_t diverted, passed, returned;           /* returned: diverted, but the enlightened side was gone */
+    uint32_t accepting;                            /* the enlightened port driver takes requests */
+};
+
+enum stack { STACK_EMULATING, STACK_ENLIGHTENED };
+
+struct bench {
+    uint32_t write, size, depth, requests; /* size: bytes a request, at most 64 KiB; depth: requests in flight */
+    void *buffer;                          /* of `size` bytes, shared by all */
+    uint32_t microseconds, p50, p99, mode; /* results: time in all, what half and 99 % of the requests stayed below */
 };
 
 struct time_info {

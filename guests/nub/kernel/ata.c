@@ -56,8 +56,7 @@ static void complete(int status)
         now.tries = 0;
         begin();
     }
-    request->status = status;
-    request->done(request);
+    disk_done(request, status);
 }
 
 static void fail(void)
@@ -266,6 +265,8 @@ static int identify(struct disk_identity *identity)
     return 0;
 }
 
+static int query(void) { return 0; }
+
 static int set_dma(bool on)
 {
     if (on && !dma_there)
@@ -294,6 +295,7 @@ static void statistics(struct disk_info *info)
 const struct port_driver ata_port = {
     .name = "ata",
     .identify = identify,
+    .query = query,
     .set_dma = set_dma,
     .read = enqueue,
     .write = enqueue,

@@ -1,8 +1,11 @@
 /* The console proper: every byte goes to the screen and to COM1; typed bytes from either wait in one ring. */
 #include "console.h"
 #include "abi.h"
+#include "disk.h"
 #include "io.h"
 #include "lib/text.h"
+#include "mode.h"
+#include "timer.h"
 
 #define RING 1024 /* a power of two */
 
@@ -58,8 +61,14 @@ int console_key(void)
     bool on = irq_save();
     int key;
 
-    while (head == tail && !broken)
-        wait_for_interrupt();
+    while (head == tail && !broken) {
+        if (mode_poll())
+            continue; /* that took a while */
+        if (disk_busy())
+            wait_for_interrupt();
+        else
+            timer_idle();
+    }
     if (broken) {
         broken = false;
         key = -E_BREAK;

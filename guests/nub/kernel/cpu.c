@@ -1,10 +1,14 @@
-/* GDT, TSS, IDT, the two 8259s, and the one place every trap goes through. */
+/* GDT, TSS, IDT, the two 8259s and the local APIC, and the one place every trap goes through. */
 #include "cpu.h"
 #include "console.h"
 #include "io.h"
+#include "memory.h"
 #include "program.h"
 
 enum { PIC1 = 0x20, PIC2 = 0xA0, ICW1_INIT_ICW4 = 0x11, ICW4_8086 = 0x01, OCW2_EOI = 0x20, OCW3_READ_ISR = 0x0B };
+enum { APIC = 0xFEE00000, APIC_TPR = 0x80, APIC_SPURIOUS = 0xF0, APIC_LINT0 = 0x350, APIC_ENABLE = 0x100, APIC_EXTINT = 0x700 };
+
+#define STUBS 64
 
 struct tss {
     uint32_t link, esp0, ss0;
@@ -23,7 +27,7 @@ struct table_pointer {
     uint32_t base;
 } __attribute__((packed));
 
-extern const uint32_t vector_stubs[49]; /* 0-47 and 128 */
+extern const uint32_t vector_stubs[STUBS + 1]; /* 0-63 and 128 */
 extern char kernel_stack_top[];
 
 static uint64_t gdt[6] = {
@@ -36,7 +40,7 @@ static uint64_t gdt[6] = {
 };
 static struct tss tss;
 static struct gate idt[129];
-static irq_handler *handlers[16];
+static irq_handler *handlers[16], *synthetic_handler;
 static uint8_t imr[2] = {0xFF, 0xFF};
 
 static void set_gate(int vector, uint32_t stub, uint8_t type)
@@ -68,9 +72,9 @@ void cpu_init(void)
     tss.ss0 = 0x10;
     tss.io_map = sizeof tss; /* none: ring 3 has no ports */
     gdt[5] = limit | (uint64_t)(base & 0xFFFFFF) << 16 | 0x0000890000000000 | (uint64_t)(base >> 24) << 56;
-    for (int vector = 0; vector < 48; vector++)
+    for (int vector = 0; vector < STUBS; vector++)
         set_gate(vector, vector_stubs[vector], 0x8E);
-    set_gate(VECTOR_SYSTEM_CALL, vector_stubs[48], 0xEE);
+    set_gate(VECTOR_SYSTEM_CALL, vector_stubs[STUBS], 0xEE);
     __asm__ volatile("lgdt %0; lidt %1; ljmp $0x08, $1f; 1: ltr %w2" : : "m"(gdt_pointer), "m"(idt_pointer), "r"(0x28) : "memory");
     pic_init();
     outb(0x70, 0x0F); /* NMI on again */
@@ -82,9 +86,44 @@ void irq_install(int line, irq_handler *handler)
     bool on = irq_save();
 
     handlers[line] = handler;
-    imr[line >> 3] &= (uint8_t)~(1 << (line & 7));
+    irq_unmask(line);
+    irq_restore(on);
+}
+
+static void set_mask(int line, bool masked)
+{
+    bool on = irq_save();
+    uint8_t bit = (uint8_t)(1 << (line & 7));
+
+    imr[line >> 3] = (uint8_t)(masked ? imr[line >> 3] | bit : imr[line >> 3] & ~bit);
     outb(line < 8 ? PIC1 + 1 : PIC2 + 1, imr[line >> 3]);
     irq_restore(on);
+}
+
+void irq_mask(int line) { set_mask(line, true); }
+
+void irq_unmask(int line) { set_mask(line, false); }
+
+bool cpuid(uint32_t leaf, uint32_t registers[4])
+{
+    uint32_t changed; /* EFLAGS.ID can be changed where there is CPUID */
+
+    __asm__ volatile("pushf; pushf; xorl $0x200000, (%%esp); popf; pushf; pop %0; xorl (%%esp), %0; popf" : "=r"(changed));
+    if (!(changed & 0x200000))
+        return false;
+    __asm__ volatile("cpuid" : "=a"(registers[0]), "=b"(registers[1]), "=c"(registers[2]), "=d"(registers[3]) : "0"(leaf), "2"(0));
+    return true;
+}
+
+/* The local APIC beside the PIC ("virtual wire"): LINT0 passes the PIC's interrupts on. */
+void apic_install(irq_handler *handler)
+{
+    volatile uint32_t *apic = memory_map_device(APIC);
+
+    synthetic_handler = handler;
+    apic[APIC_SPURIOUS / 4] = APIC_ENABLE | VECTOR_SPURIOUS;
+    apic[APIC_LINT0 / 4] = APIC_EXTINT;
+    apic[APIC_TPR / 4] = 0;
 }
 
 /* Lines 7 and 15 also report requests that went away; those have no bit in the in-service register. */
@@ -130,6 +169,11 @@ void trap(struct trap_frame *frame)
         __asm__ volatile("sti");
         frame->eax = (uint32_t)system_call(frame->eax, frame->ebx, frame->ecx, frame->edx);
         __asm__ volatile("cli");
+    } else if (frame->vector == VECTOR_SYNTHETIC) {
+        if (synthetic_handler)
+            synthetic_handler();
+    } else if (frame->vector > VECTOR_SYNTHETIC) {
+        return; /* VECTOR_SPURIOUS: nothing happened */
     } else if (frame->vector >= VECTOR_IRQ) {
         irq((int)frame->vector - VECTOR_IRQ);
     } else if ((frame->cs & 3) == 3) {

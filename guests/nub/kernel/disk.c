@@ -1,120 +1,201 @@
-/* The class driver: one disk, requests checked and cut to what the port driver takes, callers put to sleep until done. */
+/* The class driver: one disk a stack, requests checked and cut to what the port driver takes, callers put to sleep until done.
+
+   Invariant: a request is counted in flight from when it goes down to just before its `done`; while requests are held none goes
+   down, so after disk_hold() the stacks below may be changed. */
 #include "disk.h"
 #include "io.h"
 #include "lib/text.h"
+#include "mode.h"
 
-static const struct port_driver *port;
-static struct disk_identity identity;
-static volatile bool in_use; /* one waiting caller is all there is; requests themselves queue in the port driver */
-static uint32_t requests;
+struct disk emulating_disk = {.name = "emulating"}, enlightened_disk = {.name = "enlightened"};
 
-int disk_attach(const struct port_driver *candidate)
+static volatile uint32_t in_flight;
+static bool held;
+static struct disk_request *waiting, **waiting_end = &waiting;
+
+int disk_attach(struct disk *disk, const struct port_driver *port)
 {
-    int error = candidate->identify(&identity);
+    int error = port->identify(&disk->identity);
 
     if (error)
         return error;
-    port = candidate;
+    disk->port = port;
     return 0;
 }
 
-const struct port_driver *disk_set_port(const struct port_driver *next)
-{
-    bool on = irq_save();
-    const struct port_driver *before = port;
+void disk_detach(struct disk *disk) { disk->port = NULL; }
 
-    while (in_use)
-        wait_for_interrupt();
-    port = next;
-    irq_restore(on);
+const struct port_driver *disk_set_port(struct disk *disk, const struct port_driver *next)
+{
+    const struct port_driver *before = disk->port;
+
+    disk->port = next;
     return before;
 }
 
-const struct disk_identity *disk_identity(void) { return port ? &identity : NULL; }
+const struct disk_identity *disk_identity(void) { return emulating_disk.port ? &emulating_disk.identity : NULL; }
 
-static void finish(struct disk_request *request, int status)
+struct disk *disk_visible(void)
 {
+    if (enlightened_disk.port && enlightened_disk.port->query() == 0)
+        return &enlightened_disk;
+    return emulating_disk.port && emulating_disk.port->query() == 0 ? &emulating_disk : NULL;
+}
+
+void disk_done(struct disk_request *request, int status)
+{
+    bool (*filter)(struct disk_request *) = request->filter;
+
     request->status = status;
+    request->filter = NULL;
+    if (filter && filter(request))
+        return;
+    in_flight--;
     request->done(request);
 }
 
-void disk_submit(struct disk_request *request)
+static int check(const struct disk *disk, const struct disk_request *request)
 {
-    bool on = irq_save(), transfer = request->operation != DISK_FLUSH;
+    if (!disk->port)
+        return -E_NOFILES;
+    if (request->operation == DISK_FLUSH)
+        return 0;
+    return request->count == 0 || request->count > disk->identity.max_transfer || request->lba >= disk->identity.sectors ||
+           request->count > disk->identity.sectors - request->lba ? -E_INVAL : 0;
+}
 
-    requests++;
-    if (!port)
-        finish(request, -E_NOFILES);
-    else if (transfer && (request->count == 0 || request->count > identity.max_transfer || request->lba >= identity.sectors ||
-                          request->count > identity.sectors - request->lba))
-        finish(request, -E_INVAL);
+static void send(struct disk_request *request)
+{
+    const struct port_driver *port = request->disk->port;
+    int error = check(request->disk, request);
+
+    in_flight++;
+    request->disk->requests++;
+    if (error)
+        disk_done(request, error);
     else if (request->operation == DISK_READ)
         port->read(request);
     else if (request->operation == DISK_WRITE)
         port->write(request);
     else
         port->flush(request);
+}
+
+void disk_submit(struct disk *disk, struct disk_request *request)
+{
+    bool on = irq_save();
+
+    request->disk = disk;
+    request->filter = NULL;
+    request->next = NULL;
+    if (held) {
+        *waiting_end = request;
+        waiting_end = &request->next;
+    } else {
+        send(request);
+    }
     irq_restore(on);
 }
 
-static void wake(struct disk_request *request) { *(volatile bool *)request->context = true; }
-
-static int perform(enum disk_operation operation, uint32_t lba, uint32_t count, void *buffer)
+void disk_hold(void)
 {
-    volatile bool done = false;
-    struct disk_request request = {operation, lba, count, buffer, wake, (void *)&done, 0, NULL};
     bool on = irq_save();
 
-    in_use = true;
-    disk_submit(&request);
+    held = true;
+    while (in_flight)
+        wait_for_interrupt();
+    irq_restore(on);
+}
+
+void disk_release(void)
+{
+    bool on = irq_save();
+    struct disk_request *request = waiting;
+
+    held = false;
+    waiting = NULL;
+    waiting_end = &waiting;
+    while (request) {
+        struct disk_request *next = request->next;
+
+        request->next = NULL;
+        send(request);
+        request = next;
+    }
+    irq_restore(on);
+}
+
+bool disk_busy(void) { return in_flight != 0; }
+
+static void wake(struct disk_request *request) { *(volatile bool *)request->context = true; }
+
+static int perform(struct disk *disk, enum disk_operation operation, uint32_t lba, uint32_t count, void *buffer)
+{
+    volatile bool done = false;
+    struct disk_request request = {.operation = operation, .lba = lba, .count = count, .buffer = buffer,
+                                   .done = wake, .context = (void *)&done};
+    bool on;
+
+    (void)mode_poll(); /* between two requests is where a mode asked for at a key takes effect */
+    on = irq_save();
+    disk_submit(disk, &request);
     while (!done)
         wait_for_interrupt();
-    in_use = false;
     irq_restore(on);
     return request.status;
 }
 
-static int transfer(enum disk_operation operation, uint32_t lba, uint32_t count, uint8_t *buffer)
+int disk_transfer(struct disk *disk, enum disk_operation operation, uint32_t lba, uint32_t count, void *buffer)
 {
+    uint8_t *at = buffer;
+
     while (count) {
-        uint32_t some = count < identity.max_transfer ? count : identity.max_transfer;
-        int error = port ? perform(operation, lba, some, buffer) : -E_NOFILES;
+        uint32_t limit = disk->identity.max_transfer, some = count < limit ? count : limit;
+        int error = disk->port ? perform(disk, operation, lba, some, at) : -E_NOFILES;
 
         if (error)
             return error;
         lba += some;
         count -= some;
-        buffer += some * SECTOR;
+        at += some * SECTOR;
     }
     return 0;
 }
 
-int disk_read(uint32_t lba, uint32_t count, void *buffer) { return transfer(DISK_READ, lba, count, buffer); }
+int disk_read(uint32_t lba, uint32_t count, void *buffer) { return disk_transfer(&emulating_disk, DISK_READ, lba, count, buffer); }
 
-int disk_write(uint32_t lba, uint32_t count, const void *buffer) { return transfer(DISK_WRITE, lba, count, (uint8_t *)buffer); }
+int disk_write(uint32_t lba, uint32_t count, const void *buffer)
+{
+    return disk_transfer(&emulating_disk, DISK_WRITE, lba, count, (void *)buffer);
+}
 
-int disk_flush(void) { return port ? perform(DISK_FLUSH, 0, 0, NULL) : 0; }
+int disk_flush(void) { return emulating_disk.port ? perform(&emulating_disk, DISK_FLUSH, 0, 0, NULL) : 0; }
 
 int disk_set_dma(bool on)
 {
+    const struct port_driver *port = emulating_disk.port;
+
     if (!port)
         return -E_NOFILES;
     return port->set_dma ? port->set_dma(on) : -E_INVAL;
 }
 
-int disk_dump(uint32_t lba, uint32_t count, const void *buffer) { return port ? port->dump(lba, count, buffer) : -E_NOFILES; }
+int disk_dump(uint32_t lba, uint32_t count, const void *buffer)
+{
+    return emulating_disk.port ? emulating_disk.port->dump(lba, count, buffer) : -E_NOFILES;
+}
 
-void disk_info(struct disk_info *info)
+int disk_info(const struct disk *disk, struct disk_info *info)
 {
     memset(info, 0, sizeof *info);
-    if (!port)
-        return;
-    memcpy(info->model, identity.model, sizeof info->model);
-    memcpy(info->serial, identity.serial, sizeof info->serial);
-    memcpy(info->driver, port->name, strlen(port->name) + 1);
-    info->sectors = identity.sectors;
-    info->multiple = identity.multiple;
-    info->lba48 = identity.lba48;
-    port->statistics(info);
-    info->requests = requests;
+    if (!disk->port || disk->port->query() != 0)
+        return -E_NODEV;
+    memcpy(info->model, disk->identity.model, sizeof info->model);
+    memcpy(info->serial, disk->identity.serial, sizeof info->serial);
+    info->sectors = disk->identity.sectors;
+    info->multiple = disk->identity.multiple;
+    info->lba48 = disk->identity.lba48;
+    disk->port->statistics(info);
+    info->requests = disk->requests;
+    return 0;
 }

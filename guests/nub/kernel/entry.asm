@@ -26,7 +26,7 @@ start:  mov ax, 0x10
 ; One stub per vector. The processor pushes an error code for 8, 10-14, 17, 21; the others push a zero for the same frame.
 %assign n 0
 %rep 129
-%if n < 48 || n == 128
+%if n < 64 || n == 128
 stub_%[n]:
 %if !(n == 8 || (n >= 10 && n <= 14) || n == 17 || n == 21)
         push dword 0
@@ -83,9 +83,9 @@ enter_user:
         iret
 
         section .rodata
-vector_stubs:                           ; 0-47, then 128
+vector_stubs:                           ; 0-63, then 128
 %assign n 0
-%rep 48
+%rep 64
         dd stub_%[n]
 %assign n n + 1
 %endrep

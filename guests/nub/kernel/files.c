@@ -161,6 +161,8 @@ static uint32_t allocate(uint32_t wanted)
     }
 }
 
+uint32_t files_free(uint32_t wanted) { return super.entries && !writer.open ? allocate(wanted) : 0; }
+
 int files_create(const char *name, uint32_t length)
 {
     int slot = find(name);

@@ -10,4 +10,5 @@ int files_create(const char *name, uint32_t length);
 int files_append(const void *data, uint32_t length);
 int files_commit(void);
 int files_delete(const char *name);
+uint32_t files_free(uint32_t sectors); /* first of so many sectors that belong to no file, 0 if there are none */
 void files_abandon(void); /* the program that was writing is gone */

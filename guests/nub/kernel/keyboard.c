@@ -2,13 +2,14 @@
 #include "console.h"
 #include "cpu.h"
 #include "io.h"
+#include "mode.h"
 
 enum { DATA = 0x60, STATUS = 0x64, COMMAND = 0x64 };
 enum { OUTPUT_FULL = 0x01, INPUT_FULL = 0x02, FROM_MOUSE = 0x20 };
 enum { READ_MODE = 0x20, WRITE_MODE = 0x60, MODE_IRQ1 = 0x01, MODE_KEYBOARD_OFF = 0x10, MODE_TRANSLATE = 0x40 };
 enum { KEYBOARD_LEDS = 0xED, KEYBOARD_ENABLE = 0xF4, ACK = 0xFA, RESEND = 0xFE };
-enum { LEFT_SHIFT = 0x2A, RIGHT_SHIFT = 0x36, CTRL = 0x1D, ALT = 0x38, CAPS = 0x3A, NUM = 0x45, RELEASED = 0x80, EXTENDED = 0xE0,
-       PAUSE = 0xE1 };
+enum { LEFT_SHIFT = 0x2A, RIGHT_SHIFT = 0x36, CTRL = 0x1D, ALT = 0x38, CAPS = 0x3A, F2 = 0x3C, F3 = 0x3D, F4 = 0x3E, NUM = 0x45,
+       RELEASED = 0x80, EXTENDED = 0xE0, PAUSE = 0xE1 };
 
 static const char plain[] = "\0\0331234567890-=\b\tqwertyuiop[]\n\0asdfghjkl;'`\0\\zxcvbnm,./\0*\0 ";
 static const char shifted[] = "\0\033!@#$%^&*()_+\b\tQWERTYUIOP{}\n\0ASDFGHJKL:\"~\0|ZXCVBNM<>?\0*\0 ";
@@ -113,6 +114,12 @@ static void scan_code(uint8_t code)
         }
         return;
     case NUM:
+        return;
+    case F2:
+    case F3:
+    case F4:
+        if (down)
+            mode_request(MODE_EMULATED + (code - F2));
         return;
     }
     if (!down || alt)

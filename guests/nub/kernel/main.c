@@ -7,6 +7,7 @@
 #include "io.h"
 #include "lib/text.h"
 #include "memory.h"
+#include "mode.h"
 #include "program.h"
 #include "timer.h"
 
@@ -39,7 +40,7 @@ _Noreturn void kmain(void)
     timer_init();
     keyboard_init();
     irq_restore(true);
-    (void)disk_attach(&ata_port);
+    (void)mode_init();
     banner();
     crash_report();
     if (files_mount() != 0 && disk_identity())

@@ -5,13 +5,14 @@
 #define PAGE 4096u
 #define USER_PHYSICAL 0x00100000u /* the program's pages, from 1 MiB */
 
-enum { PRESENT = 1, WRITABLE = 2, USER = 4 };
+enum { PRESENT = 1, WRITABLE = 2, USER = 4, UNCACHED = 16 };
 
 extern char bss_end[];
 
 static uint32_t directory[1024] __attribute__((aligned(4096)));
 static uint32_t kernel_pages[1024] __attribute__((aligned(4096)));
 static uint32_t user_pages[1024] __attribute__((aligned(4096)));
+static uint32_t device_pages[1024] __attribute__((aligned(4096)));
 static struct memory_info memory;
 
 static void note_range(const struct boot_range *range)
@@ -72,6 +73,14 @@ uint32_t memory_physical(const void *address)
 }
 
 static void flush_tlb(void) { __asm__ volatile("movl %0, %%cr3" : : "r"(directory) : "memory"); }
+
+void *memory_map_device(uint32_t address)
+{
+    directory[address >> 22] = (uint32_t)device_pages | WRITABLE | PRESENT;
+    device_pages[address >> 12 & 1023] = (address & ~(PAGE - 1)) | UNCACHED | WRITABLE | PRESENT;
+    flush_tlb();
+    return (void *)address;
+}
 
 void user_unmap_all(void)
 {

@@ -9,6 +9,7 @@ int memory_init(const struct boot_info *boot); /* turns paging on; -E_SPACE if t
 uint32_t memory_usable_kib(void);
 void memory_info(struct memory_info *info);
 
+void *memory_map_device(uint32_t address); /* one page of device registers, where they are; at most one 4 MiB region in all */
 uint32_t memory_physical(const void *address); /* of the kernel's or the program's memory; contiguous in each */
 
 /* The program's range [USER_BASE, USER_BASE + USER_SIZE): page by page present or not, writable or not. */

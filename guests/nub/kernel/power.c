@@ -3,12 +3,14 @@
 #include "console.h"
 #include "disk.h"
 #include "io.h"
+#include "mode.h"
 
 enum { PM1A_CNT = 0xB004, PM1A_CNT_PIIX4 = 0x604, SLP_EN = 0x2000 }; /* SLP_TYP 0 is S5 on both boards */
 enum { KBC_COMMAND = 0x64, KBC_RESET = 0xFE, RESET_CONTROL = 0xCF9 };
 
 _Noreturn void power_off(void)
 {
+    (void)mode_set(MODE_EMULATED); /* no channel stays open behind us */
     if (disk_flush() != 0)
         print("The disk could not be flushed.\n");
     print("System halted.\n");
@@ -26,6 +28,7 @@ _Noreturn void power_reboot(void)
         uint32_t base;
     } __attribute__((packed)) no_idt = {0, 0};
 
+    (void)mode_set(MODE_EMULATED); /* no channel stays open behind us */
     if (disk_flush() != 0)
         print("The disk could not be flushed.\n");
     print("Restarting.\n");

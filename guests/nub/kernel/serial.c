@@ -2,6 +2,7 @@
 #include "console.h"
 #include "cpu.h"
 #include "io.h"
+#include "mode.h"
 
 enum { COM1 = 0x3F8, DATA = COM1, IER = COM1 + 1, FCR = COM1 + 2, IIR = COM1 + 2, LCR = COM1 + 3, MCR = COM1 + 4, LSR = COM1 + 5,
        MSR = COM1 + 6, SCRATCH = COM1 + 7 };
@@ -9,7 +10,7 @@ enum { DATA_READY = 0x01, THR_EMPTY = 0x20, NO_INTERRUPT = 0x01 };
 
 static bool present;
 
-/* ESC [ A and its relatives, as terminals send them for the arrow keys. */
+/* ESC [ A and its relatives, as terminals send them for the arrow keys, and for F2 to F4. */
 static char translate(char c)
 {
     static int escape;
@@ -37,6 +38,9 @@ static char translate(char c)
         case 'D': return KEY_LEFT;
         case 'H': return KEY_HOME;
         case 'F': return KEY_END;
+        case 'Q': mode_request(MODE_EMULATED); return 0;
+        case 'R': mode_request(MODE_ENLIGHTENED); return 0;
+        case 'S': mode_request(MODE_SHUNT_ONLY); return 0;
         default: return 0;
         }
     }

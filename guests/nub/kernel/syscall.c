@@ -6,8 +6,10 @@
 #include "files.h"
 #include "lib/text.h"
 #include "memory.h"
+#include "mode.h"
 #include "power.h"
 #include "program.h"
+#include "shunt.h"
 #include "timer.h"
 
 /* Copies a name in; -E_NAME if it is too long, -E_INVAL if it leaves the program's pages. */
@@ -95,15 +97,42 @@ static int sys_disk_read(uint32_t lba, uint32_t count, uint32_t buffer)
 {
     if (count > USER_SIZE / SECTOR || !user_range((void *)buffer, count * SECTOR, true))
         return -E_INVAL;
-    return disk_read(lba, count, (void *)buffer);
+    return disk_visible() ? disk_transfer(disk_visible(), DISK_READ, lba, count, (void *)buffer) : -E_NOFILES;
 }
 
 static int sys_disk_info(uint32_t info)
 {
     if (!user_range((void *)info, sizeof(struct disk_info), true))
         return -E_INVAL;
-    disk_info((struct disk_info *)info);
-    return disk_identity() ? 0 : -E_NOFILES;
+    return disk_visible() ? disk_info(disk_visible(), (struct disk_info *)info) : -E_NOFILES;
+}
+
+static int sys_shunt(uint32_t embodiment, uint32_t info)
+{
+    int error = embodiment == SHUNT_ASK ? 0 : shunt_embody(embodiment);
+
+    if (error || !info)
+        return error;
+    if (!user_range((void *)info, sizeof(struct shunt_info), true))
+        return -E_INVAL;
+    shunt_info((struct shunt_info *)info);
+    return 0;
+}
+
+static int sys_device(uint32_t stack, uint32_t info)
+{
+    if (!user_range((void *)info, sizeof(struct disk_info), true))
+        return -E_INVAL;
+    return disk_info(stack == STACK_ENLIGHTENED ? &enlightened_disk : &emulating_disk, (struct disk_info *)info);
+}
+
+static int sys_bench(uint32_t user_bench)
+{
+    struct bench *bench = (struct bench *)user_bench;
+
+    if (!user_range(bench, sizeof *bench, true) || bench->size > 64 * 1024 || !user_range(bench->buffer, bench->size, true))
+        return -E_INVAL;
+    return bench_run(bench);
 }
 
 static int sys_time(uint32_t info)
@@ -150,6 +179,10 @@ int system_call(uint32_t number, uint32_t a, uint32_t b, uint32_t c)
     case SYS_SLEEP: timer_sleep(a); return 0;
     case SYS_BEEP: beep(a, b); return 0;
     case SYS_PANIC: *(volatile uint32_t *)0 = 0; return 0; /* page 0 is absent */
+    case SYS_MODE: return a == MODE_ASK ? (int)mode_current() : mode_set(a);
+    case SYS_SHUNT: return sys_shunt(a, b);
+    case SYS_DEVICE: return sys_device(a, b);
+    case SYS_BENCH: return sys_bench(a);
     case SYS_REBOOT: power_reboot();
     case SYS_HALT: power_off();
     default: return -E_INVAL;

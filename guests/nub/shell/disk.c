@@ -1,51 +1,66 @@
 /* Commands about the disk itself. */
 #include "sys.h"
 
-#define TOTAL (1024u * 1024)
+#define TOTAL (4u * 1024 * 1024)
+#define MOST 256u /* requests of one size, at most */
+#define SIZES 3
 
-static uint32_t microseconds(void)
+static const uint32_t sizes[SIZES] = {64 * 1024, 4096, 512};
+
+static void usage(void) { print("Say: bench disk [read|write] [DEPTH]; the depth is 1 to 16.\n"); }
+
+static int measure(struct bench *bench, uint32_t size)
 {
-    struct time_info time;
+    int error;
 
-    call(SYS_TIME, (uint32_t)&time, 0, 0);
-    return time.microseconds;
-}
-
-/* Reads TOTAL bytes from the start of the disk, `size` at a time. */
-static int measure(uint32_t size)
-{
-    uint32_t requests = TOTAL / size, sectors = size / SECTOR, start = microseconds(), spent;
-
-    for (uint32_t i = 0; i < requests; i++) {
-        int error = call(SYS_DISK_READ, i * sectors, sectors, (uint32_t)chunk);
-
-        if (!error && call(SYS_BREAK, 0, 0, 0))
-            error = -E_BREAK;
-        if (error)
-            return error;
-    }
-    spent = microseconds() - start;
-    if (spent == 0)
-        spent = 1;
-    print("%5u B: %8u KB/s  %6u us/request  (%u requests, %u us)\n", size, TOTAL / 1024 * 1000000u / spent, spent / requests,
-          requests, spent);
+    bench->size = size;
+    bench->requests = TOTAL / size < MOST ? TOTAL / size : MOST;
+    error = call(SYS_BENCH, (uint32_t)bench, 0, 0);
+    if (error)
+        return error;
+    if (bench->microseconds == 0)
+        bench->microseconds = 1;
+    print("%5u B: %8u KB/s  %6u us/request, p50 %u, p99 %u  (%u requests, %u us)\n", size,
+          bench->requests * (size / 512) * 500000u / bench->microseconds, /* fits: at most TOTAL bytes */
+          bench->microseconds / bench->requests, bench->p50, bench->p99, bench->requests, bench->microseconds);
     return 0;
 }
 
 void cmd_bench(char *args)
 {
-    static const uint32_t sizes[] = {64 * 1024, 4096, 512};
-    const char *what = word(&args);
+    struct bench bench = {.depth = 1, .buffer = chunk};
+    uint32_t spent[SIZES], requests[SIZES];
+    const char *text = word(&args);
     int error = 0;
 
-    if (!what || strcmp(what, "disk") != 0) {
-        print("Say: bench disk.\n");
+    if (!text || strcmp(text, "disk") != 0) {
+        usage();
         return;
     }
-    for (size_t i = 0; i < 3 && !error; i++)
-        error = measure(sizes[i]);
-    if (error)
+    while ((text = word(&args)) != NULL) {
+        bool write = strcmp(text, "write") == 0;
+
+        if (write || strcmp(text, "read") == 0)
+            bench.write = write;
+        else if (!number(text, &bench.depth) || bench.depth < 1 || bench.depth > 16) {
+            usage();
+            return;
+        }
+    }
+    for (uint32_t i = 0; i < SIZES && !error; i++) {
+        error = measure(&bench, sizes[i]);
+        spent[i] = bench.microseconds;
+        requests[i] = bench.requests;
+    }
+    if (error) {
+        call(SYS_BREAK, 0, 0, 0);
         complain(error);
+        return;
+    }
+    print("bench %s %s depth=%u", mode_name(bench.mode), bench.write ? "write" : "read", bench.depth); /* for programs */
+    for (uint32_t i = 0; i < SIZES; i++)
+        print(" %u:%u:%u", sizes[i], requests[i], spent[i]);
+    print("\n");
 }
 
 void cmd_disk(char *args)

@@ -17,13 +17,16 @@ static const struct {
     {"copy", "A B", "makes B a copy of A", cmd_copy},
     {"sum", "FILE", "CRC-32 of a file, compared with the directory's", cmd_sum},
     {"disk", "[pio|dma]", "the disk, its driver, its counters; or how data is moved", cmd_disk},
-    {"bench", "disk", "reads 1 MiB in requests of 64 KiB, 4 KiB and 512 B", cmd_bench},
+    {"bench", "disk ...", "[read|write] [DEPTH]: requests of 64 KiB, 4 KiB, 512 B", cmd_bench},
+    {"mode", "[NAME]", "emulated, enlightened, shunt-only (keys F2, F3, F4)", cmd_mode},
+    {"shunt", "[status]", "the shunt driver; late, told, default or port changes it", cmd_shunt},
+    {"devices", "", "the disks a program is told of", cmd_devices},
     {"time", "", "date and time, and ticks since the start", cmd_time},
     {"mem", "", "the memory map", cmd_mem},
     {"beep", "[HERTZ]", "sounds the speaker", cmd_beep},
     {"color", "[NAME]", "colour of the text; without a name, shows them", cmd_color},
     {"echo", "TEXT...", "prints the text", cmd_echo},
-    {"crash", "[kernel]", "makes a fault in the shell, or in the kernel", cmd_crash},
+    {"crash", "[shell]", "makes a fault in the kernel, or in the shell", cmd_crash},
     {"reboot", "", "restarts the machine", cmd_reboot},
     {"halt", "", "switches the machine off", cmd_halt},
 };
@@ -50,6 +53,11 @@ void complain(int error)
         [E_NOFILES] = "There is no file area on this disk.",
         [E_INVAL] = "The kernel does not accept that.",
         [E_BREAK] = "Stopped.",
+        [E_NODEV] = "There is no such device.",
+        [E_PLAIN] = "This machine has no hypervisor to speak to, only hardware: the emulating stack stays.",
+        [E_NOBUS] = "The hypervisor does not answer on VMBus: the mode stays.",
+        [E_NOCHANNEL] = "The host offers no disk controller on VMBus: the mode stays.",
+        [E_OTHERDISK] = "The host's controller does not have the disk we run from: the mode stays.",
     };
     uint32_t index = (uint32_t)-error;
 

@@ -17,9 +17,11 @@ void print(const char *pattern, ...);
 void complain(int error);          /* one sentence */
 char *word(char **args);           /* cuts the next word off; NULL if there is none */
 bool number(const char *text, uint32_t *value);
+const char *mode_name(uint32_t mode); /* stacks.c */
 
 /* Commands: `args` is the rest of the line. */
 typedef void command(char *args);
 command cmd_dir, cmd_read, cmd_write, cmd_delete, cmd_copy, cmd_sum;                       /* files.c */
 command cmd_bench, cmd_disk;                                                               /* disk.c */
+command cmd_mode, cmd_shunt, cmd_devices;                                                  /* stacks.c */
 command cmd_time, cmd_mem, cmd_beep, cmd_color, cmd_echo, cmd_crash, cmd_reboot, cmd_halt; /* system.c */

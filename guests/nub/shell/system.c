@@ -69,10 +69,10 @@ void cmd_crash(char *args)
 {
     const char *what = word(&args);
 
-    if (what && strcmp(what, "kernel") == 0)
-        call(SYS_PANIC, 0, 0, 0);
-    else
+    if (what && strcmp(what, "shell") == 0)
         *(volatile uint32_t *)0x00010000 = 0; /* the kernel's first page: not ours to write */
+    else
+        call(SYS_PANIC, 0, 0, 0);
 }
 
 void cmd_reboot(char *args)
