@@ -8,16 +8,21 @@ from avmm.control.watch import MachineEnded, WaitTimeout
 from avmm.cpu.engine import ProcessorError
 from avmm.cpu.script import ScriptCpu
 from avmm.host.backing import ImageError
+from avmm.hypervisor.image import DeviceImageError
+from avmm.hypervisor.install import InstallError, InstallReport
 from avmm.hypervisor.partition import RunState
 from avmm.hypervisor.report import GuestFailure
 
 __all__ = [
     "BootError",
     "ConfigError",
+    "DeviceImageError",
     "Disk",
     "GuestFailure",
     "Host",
     "ImageError",
+    "InstallError",
+    "InstallReport",
     "MachineEnded",
     "ProcessorError",
     "RunState",

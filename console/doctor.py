@@ -17,13 +17,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import avmm_guests
 import click
 from prompt_toolkit.output import ColorDepth
 from rich.console import Console
 from rich.table import Table
 
 import avmm
+import avmm_guests
 from avmm.boot import firmware
 
 from . import lifetime

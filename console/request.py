@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import avmm_guests
 import click
 
 import avmm
+import avmm_guests
 
 from .images import recognise
 from .steps import Step, check_typable

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from avmm.devices.device import Device
+
 MIB = 1 << 20
 MEMORY_DEFAULT = 64 * MIB
 MEMORY_LIMIT = 3 << 30  # RAM ends below the PCI hole
@@ -67,13 +69,25 @@ class VmConfig:
     epoch: int | None = None
     """Seconds since 1970 that the real-time clock starts from; by default now, or a fixed date in virtual time."""
     placement: dict[str, str] = field(default_factory=dict)
-    """Device name -> "hypervisor" or "service"; what is not named lives where it does by default."""
+    """Device name -> "hypervisor" or "service" (or "kernel" in the host structure); what is not named lives where it does by default."""
+    devices: tuple[type[Device] | str, ...] | list[type[Device] | str] = ()
+    """Devices of your own: classes, or names of entry points of the group ``avmm.devices``."""
+    auto_placement: bool = False
+    """Whether device models that are touched often are installed in the hypervisor by themselves."""
     acpi: bool = True
+    hyperv: bool = False
+    """Whether the machine is enlightened: Hyper-V's CPUID leaves, MSRs and hypercalls, and VMBus (``vm.machine.vmbus``)."""
+    hyperv_disks: bool = True
+    """Whether an enlightened machine finds its disks on a SCSI controller over VMBus too, beside the emulated IDE."""
     on_triple_fault: Literal["reset", "stop"] = "reset"
     slice_us: int = 1000
     """Longest time in us that the guest runs before the event loop gets its turn."""
     code_cache: str | int = 0
     """Bytes for translated code; 0 chooses by the size of the memory."""
+    weight: int = 100
+    """Share of the processor beside other busy machines, 1 to 10000: twice the weight is twice the time."""
+    cap: float | None = None
+    """The part of one host processor it may use at most, 0.01 to 1; None for no limit."""
 
     def __post_init__(self) -> None:
         size = self.memory_bytes
@@ -94,6 +108,12 @@ class VmConfig:
             raise ConfigError("an IDE controller takes four drives, CD-ROM included")
         if len(self.floppies) > 2:
             raise ConfigError("a PC takes two floppies")
+        if self.floppies and self.bios != "builtin":
+            raise ConfigError("floppies are served by the built-in BIOS only, there is no controller for other firmware: leave --bios away")
+        if not 1 <= self.weight <= 10_000:
+            raise ConfigError(f"{self.weight} is no weight: choose 1 to 10000, 100 is usual")
+        if self.cap is not None and not 0.01 <= self.cap <= 1:
+            raise ConfigError(f"{self.cap:g} is no cap: choose 0.01 to 1, the part of one host processor")
 
     @property
     def memory_bytes(self) -> int:

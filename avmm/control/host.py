@@ -8,14 +8,22 @@ from typing import Self
 from avmm.control.config import ConfigError, VmConfig
 from avmm.control.machine import assemble
 from avmm.control.vm import Vm
+from avmm.cpu.script import Guest
 from avmm.host.service import ServiceOs
+from avmm.host.structure import HostOs
+from avmm.hypervisor.schedule import Schedule
 
 
 class Host:
     """Runs virtual machines in this process. ``async with avmm.Host() as host:``; afterwards nothing of them is left."""
 
-    def __init__(self) -> None:
-        self.service = ServiceOs()
+    def __init__(self, structure: str = "hybrid") -> None:
+        if structure not in ("hybrid", "host"):
+            raise ConfigError(f"there is no host structure {structure!r}: choose hybrid or host")
+        self.structure = structure
+        """``hybrid``: hypervisor and service OS; ``host``: host OS, kernel VMM and user-mode VMM (docs/placement.md)."""
+        self.service = ServiceOs() if structure == "hybrid" else HostOs()
+        self.schedule = Schedule()
         self.vms: dict[str, Vm] = {}
 
     async def __aenter__(self) -> Self:
@@ -29,12 +37,16 @@ class Host:
         finally:
             await self.service.__aexit__(kind, error, trace)
 
-    async def create_vm(self, config: VmConfig | None = None) -> Vm:
-        """Make a machine, switched off. Raises ConfigError or ImageError with one sentence when it cannot be made."""
+    async def create_vm(self, config: VmConfig | None = None, guest: Guest | None = None) -> Vm:
+        """Make a machine, switched off. Raises ConfigError or ImageError with one sentence when it cannot be made.
+
+        With ``guest``, a coroutine function taking a :class:`~avmm.cpu.script.ScriptCpu`, that runs on the machine instead of real code.
+        """
         config = config if config is not None else VmConfig()
         if config.name in self.vms:
             raise ConfigError(f"there is a machine called {config.name} already: give this one another name")
-        machine = await assemble(config, self.service)
+        machine = await assemble(config, self.service, guest)
+        machine.partition.vcpu.share = self.schedule.share(config.name, config.weight, config.cap)
         vm = self.vms[config.name] = Vm(config, machine)
         return vm
 

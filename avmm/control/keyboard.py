@@ -6,30 +6,47 @@ from avmm.control.watch import sleep, wait_until
 from avmm.devices.i8042 import I8042
 from avmm.devices.keys import for_text
 from avmm.hypervisor.partition import Partition
+from avmm.vmbus.keyboard import SyntheticKeyboard
 
 DELAY = 0.02  # s between two keys of typed text: a BIOS keeps only 15 of them
 ROOM = 8  # keys waiting in the controller before typing pauses
 
 
 class Keyboard:
-    """Keys and typing. ``await vm.keyboard.type("dir\\n")``."""
+    """Keys and typing. ``await vm.keyboard.type("dir\\n")``.
 
-    def __init__(self, partition: Partition, controller: I8042) -> None:
+    Keys go to the synthetic keyboard while a guest's driver listens there, otherwise to the emulated one; a key that is
+    down is let go where it went down.
+    """
+
+    def __init__(self, partition: Partition, controller: I8042, synthetic: SyntheticKeyboard | None = None) -> None:
         self._partition = partition
+        self._controller = controller
+        self._synthetic = synthetic
+
+    def use(self, controller: I8042) -> None:
+        """Type on this controller from now on, which has taken the place of the other."""
         self._controller = controller
 
     @property
     def queued(self) -> int:
         """Keys pressed or let go that the guest has not read yet."""
-        return self._controller.queued
+        synthetic = self._synthetic.queued if self._synthetic is not None else 0
+        return self._controller.queued + synthetic
 
     def press(self, key: str) -> None:
         """Press a key by name ("a", "enter", "f1", "ctrl"); it stays down until :meth:`release`."""
-        self._controller.press(key)
+        if self._synthetic is not None and self._synthetic.ready:
+            self._synthetic.press(key)
+        else:
+            self._controller.press(key)
 
     def release(self, key: str) -> None:
         """Let go of a key."""
-        self._controller.release(key)
+        if self._synthetic is not None and self._synthetic.holds(key):
+            self._synthetic.release(key)
+        else:
+            self._controller.release(key)
 
     async def key(self, *keys: str, hold: float = DELAY) -> None:
         """Press keys together and let go: ``await keyboard.key("ctrl", "alt", "delete")``."""
@@ -44,19 +61,19 @@ class Keyboard:
         """Type text on a US keyboard, ``delay`` s of machine time a key. ValueError for characters that are not on it."""
         for key, pressed in for_text(text):
             if pressed:
-                self._controller.press(key)
+                self.press(key)
             else:
-                self._controller.release(key)
+                self.release(key)
                 await sleep(self._partition, delay)
-            if self._controller.queued > ROOM:
+            if self.queued > ROOM:
                 await wait_until(
-                    self._partition, lambda: self._controller.queued == 0, 60, lambda: "the guest read its keyboard"
+                    self._partition, lambda: self.queued == 0, 60, lambda: "the guest read its keyboard"
                 )
 
     def feed(self, text: str) -> None:
         """Queue text without waiting: the controller passes it on as the guest reads it."""
         for key, pressed in for_text(text):
-            (self._controller.press if pressed else self._controller.release)(key)
+            (self.press if pressed else self.release)(key)
 
 
 class Mouse:
@@ -66,6 +83,10 @@ class Mouse:
         self._partition = partition
         self._controller = controller
         self._buttons = 0
+
+    def use(self, controller: I8042) -> None:
+        """Be plugged into this controller from now on."""
+        self._controller = controller
 
     def move(self, dx: int, dy: int, wheel: int = 0) -> None:
         """Move by (dx, dy) steps, to the right and down; turn the wheel, up is positive."""

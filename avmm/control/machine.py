@@ -12,15 +12,18 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
-from avmm.boot import acpi, firmware, layout, linux, multiboot
+from avmm.boot import acpi, firmware, layout, linux, linux_real_mode, multiboot
 from avmm.boot.bios.bios import Bios
 from avmm.boot.bios.drives import BiosDrive
 from avmm.boot.bios.video import VideoServices
 from avmm.boot.bios.video_rom import video_rom
 from avmm.boot.errors import BootError
-from avmm.clock import MICROSECOND
+from avmm.clock import MICROSECOND, VirtualClock
 from avmm.control.config import MIB, ConfigError, Disk, VmConfig, parse_size
+from avmm.control.parts import PARTS, Chips, Part
+from avmm.control.placement import add_outside, places
 from avmm.cpu.engine import Callbacks, CpuState, Processor
 from avmm.cpu.script import Guest, ScriptProcessor
 from avmm.cpu.unicorn.processor import UnicornProcessor
@@ -34,10 +37,10 @@ from avmm.devices.i8042 import I8042
 from avmm.devices.ioapic import IoApic
 from avmm.devices.lapic import LocalApic
 from avmm.devices.line import InterruptLine
-from avmm.devices.pci import PciFunction, PciHost, host_bridge, ide_function, isa_bridge, power_management
+from avmm.devices.pci import PciHost, host_bridge, ide_function, isa_bridge, power_management
 from avmm.devices.pic import Pic
 from avmm.devices.pit import Pit
-from avmm.devices.power import AcpiPower
+from avmm.devices.power import PM_BASE, AcpiPower
 from avmm.devices.rtc import Rtc
 from avmm.devices.speaker import Speaker
 from avmm.devices.uart import Uart
@@ -45,16 +48,27 @@ from avmm.devices.vga.font import font
 from avmm.devices.vga.vga import Vga
 from avmm.host.service import ServiceOs
 from avmm.host.virtualization_driver import Disk as HostDisk
+from avmm.hypervisor.bus import FirmwarePorts
 from avmm.hypervisor.features import APIC_BASE
+from avmm.hypervisor.hyperv.hyperv import HyperV
+from avmm.hypervisor.image import DeviceImageError, entry_point_class
 from avmm.hypervisor.partition import Partition
+from avmm.hypervisor.slot import Slot
+from avmm.storage.controller import ScsiController
+from avmm.storage.scsi_disk import ScsiDisk
+from avmm.vmbus.bus import VmBus
+from avmm.vmbus.keyboard import SyntheticKeyboard
 
 ISA_LINES = 16
 IOAPIC_INPUTS = 24
 TIMER_INPUT = 2  # where IRQ 0 goes on the I/O APIC of every PC
 ACPI_AT = 0xE0000
+SCSI_INSTANCE = UUID("0a764d6d-0001-4d4d-8001-617664736b73")
 VIDEO_ROM_AT = 0xC0000
 VGA_HOLE = (0xA0000, 0x20000)
 OUTSIDE_BY_DEFAULT = frozenset({"ata0", "ata1", "bmide"})
+BOOT_GROUPS = {"a": "floppy", "c": "disk", "d": "cdrom"}
+"""The letters of a boot order, and what CMOS memory calls them."""
 VIRTUAL_EPOCH = int(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp())
 SMALL, SMALL_CACHE, LARGE_CACHE = 32 * MIB, 1 * MIB, 24 * MIB
 
@@ -72,11 +86,32 @@ class Machine:
     speaker: Speaker
     debug: DebugConsole
     rtc: Rtc
+    chips: Chips
     disks: list[HostDisk] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     """What the disks are called in VM-H."""
     boot_failure: str = ""
     """Why the built-in BIOS found nothing to boot."""
+    vmbus: VmBus | None = None
+    """Where VM-H offers channels to an enlightened guest; None without ``hyperv`` in the configuration."""
+    scsi: ScsiController | None = None
+    """The enlightened way to the disks; LUNs may come and go."""
+    synthetic_keyboard: SyntheticKeyboard | None = None
+    """Where keys go while an enlightened guest listens there."""
+    video_services: VideoServices | None = None
+    """The built-in BIOS's int 10h."""
+    on_exchange: list[Callable[[Device, Device], None]] = field(default_factory=list)
+    """Called with the old and the new instance when a device model was exchanged."""
+
+    def part(self, name: str) -> Part:
+        """Return how a device can be exchanged. KeyError when the machine has none of that name."""
+        device = self.partition.devices[name]
+        return PARTS.get(name) or Part(type(device))
+
+    def channels(self) -> list[AtaChannel]:
+        """Return the ATA channels."""
+        devices = self.partition.devices
+        return [device for name in ("ata0", "ata1") if isinstance(device := devices[name], AtaChannel)]
 
     async def close(self) -> None:
         """Give back disks, tasks and memory. The machine must have ended."""
@@ -84,6 +119,8 @@ class Machine:
             outside = self.service.outside.get(device)
             if outside is not None:
                 await self.service.remove(outside)
+        if self.vmbus is not None:
+            await self.vmbus.close()
         for name in self.names:
             await self.service.close_disk(name)
         self.partition.close()
@@ -97,6 +134,7 @@ async def assemble(config: VmConfig, service: ServiceOs, guest: Guest | None = N
     if config.name in (vm.split("/")[0] for vm in service.disks):
         raise ConfigError(f"there is a machine called {config.name} already: give this one another name")
     names: list[str] = []
+    partition: Partition | None = None
 
     async def attach(kind: str, disk: Disk) -> HostDisk:
         name = f"{config.name}/{kind}"
@@ -108,8 +146,11 @@ async def assemble(config: VmConfig, service: ServiceOs, guest: Guest | None = N
         disks = [await attach(f"disk{i}", disk) for i, disk in enumerate(config.disks)]
         floppies = [await attach(f"floppy{i}", disk) for i, disk in enumerate(config.floppies)]
         cdrom = await attach("cdrom", Disk(config.cdrom, "ro")) if config.cdrom is not None else None
-        machine = _build(config, service, disks, floppies, cdrom, guest)
+        partition = _partition(config, service, guest)
+        machine = _build(config, partition, service, disks, floppies, cdrom)
     except BaseException:
+        if partition is not None:
+            await _abandon(partition, service)
         for name in names:
             await service.close_disk(name)
         raise
@@ -128,10 +169,19 @@ def _processor(config: VmConfig, guest: Guest | None) -> Callable[[Callbacks, bo
     return make
 
 
-def _build(
-    config: VmConfig, service: ServiceOs, disks: list[HostDisk], floppies: list[HostDisk], cdrom: HostDisk | None, guest: Guest | None
-) -> Machine:
-    partition = Partition(
+async def _abandon(partition: Partition, service: ServiceOs) -> None:
+    """Give back what belongs to a machine that could not be made."""
+    for outside in list(service.outside.values()):
+        if outside.name.startswith(f"device:{partition.name}/"):
+            await service.remove(outside)
+    vmbus = partition.devices.get("vmbus")
+    if isinstance(vmbus, VmBus):
+        await vmbus.close()
+    partition.close()
+
+
+def _partition(config: VmConfig, service: ServiceOs, guest: Guest | None) -> Partition:
+    return Partition(
         config.name,
         config.memory_bytes,
         virtual_time=config.clock == "virtual",
@@ -141,72 +191,129 @@ def _build(
         make_processor=_processor(config, guest),
         on_triple_fault=config.on_triple_fault,
     )
+
+
+def _build(  # noqa: PLR0917 - once, from assemble
+    config: VmConfig, partition: Partition, service: ServiceOs, disks: list[HostDisk], floppies: list[HostDisk], cdrom: HostDisk | None
+) -> Machine:
     partition.processor.unmap_ram(*VGA_HOLE)
     for number in range(IOAPIC_INPUTS):
         partition.line(number)
 
-    pic = Pic(partition)
-    lapic = LocalApic(partition, pic)
-    ioapic = IoApic(partition, lambda vector, level, mode: lapic.inject(vector, level))
+    def slot() -> Slot:
+        return Slot(partition)
+
+    pic = Pic(slot())
+    lapic = LocalApic(slot(), pic)
+    ioapic = IoApic(slot())
+    chips = Chips(pic, lapic, ioapic)
+    ioapic.deliver = chips.message
     pic.output = lapic.pic_changed
-    lapic.output = partition.interrupt
+    lapic.output = partition.vcpu.interrupt  # not through the partition: this is the way of each interrupt
     lapic.on_eoi = ioapic.eoi
     partition.controller = lapic
     partition.msrs.handlers[APIC_BASE] = (lambda: lapic.base, lapic.write_base)
     for number, line in partition.lines.items():
-        _connect(line, number, pic, ioapic)
+        _connect(line, number, chips)
 
     epoch = config.epoch
     if epoch is None:
         epoch = VIRTUAL_EPOCH if config.clock == "virtual" else int(datetime.datetime.now(datetime.UTC).timestamp())
-    pit = Pit(partition)
+    pit = Pit(slot())
     drives = _bios_drives(config, disks, floppies, cdrom)
-    rtc = Rtc(partition, epoch, config.memory_bytes, floppies=[drive.floppy_type for drive in drives if drive.floppy])
-    vga, keyboard, uart, power = Vga(partition), I8042(partition), Uart(partition), AcpiPower(partition)
-    debug, port_e9 = DebugConsole(partition), DebugConsole(partition, 0xE9)
+    rtc = Rtc(slot(), epoch, config.memory_bytes, floppies=[drive.floppy_type for drive in drives if drive.floppy])
+    rtc.set_disks([(disk.geometry.cylinders, disk.geometry.heads, disk.geometry.sectors) for disk in drives if disk.fixed])
+    rtc.set_boot_order([BOOT_GROUPS[letter] for letter in _boot_letters(config)])
+    vga, keyboard, uart, power = Vga(slot()), I8042(slot()), Uart(slot()), AcpiPower(slot())
+    debug, port_e9 = DebugConsole(slot()), DebugConsole(slot(), 0xE9)
     port_e9.name = "debug-e9"
-    speaker = Speaker(partition, pit)
-    channels = _channels(partition, disks, cdrom)
-    bus_master = BusMaster(partition, channels)
-    ide = ide_function(lambda function, base: _move(partition, bus_master, base))
-    pci = PciHost(partition, [host_bridge(), isa_bridge(), ide, power_management()])
+    speaker = Speaker(slot(), pit)
+    channels = _channels(slot, disks, cdrom)
+    bus_master = BusMaster(slot(), channels)
+    ide = ide_function(lambda function, base: _move(partition, base))
+    pci = PciHost(slot(), [host_bridge(), isa_bridge(), ide, power_management(PM_BASE)])
 
-    machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, [*disks, *floppies])
-    parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, uart, power, debug, port_e9, PostCode(partition), speaker]
-    parts += [*channels, bus_master, pci]
-    vga.reset()  # maps its memory
+    machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, [*disks, *floppies])
+    parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, uart, power, debug, port_e9, PostCode(slot()), speaker]
+    parts += [*channels, bus_master, pci, *(image(slot()) for image in _own_devices(config))]
     for device in parts:
         _plug(partition, service, config, device)
+    if config.hyperv:
+        machine.vmbus = _enlighten(partition, lapic)
+        if config.hyperv_disks:
+            machine.scsi = ScsiController(SCSI_INSTANCE, [ScsiDisk(disk, _serial(i)) for i, disk in enumerate(disks)])
+            machine.vmbus.offer(machine.scsi)
+        machine.synthetic_keyboard = SyntheticKeyboard()
+        machine.vmbus.offer(machine.synthetic_keyboard)
+    vga.reset()  # maps its memory
     _start_with(machine, config, drives)
     return machine
 
 
-def _connect(line: InterruptLine, number: int, pic: Pic, ioapic: IoApic) -> None:
-    apic_input = ioapic.inputs[TIMER_INPUT if number == 0 else number]
-    if number >= ISA_LINES or number == TIMER_INPUT:
-        line.connect(apic_input if number != TIMER_INPUT else None)
-        return
-    pic_input = pic.inputs[number]
+def _enlighten(partition: Partition, lapic: LocalApic) -> VmBus:
+    """Add what an enlightened guest finds: the synthetic processor interface and the bus to VM-H."""
+    hyperv = HyperV(partition, partition.processor, lapic)
+    hyperv.install(partition.msrs)
+    hyperv.on_idle = partition.vcpu.yield_soon
 
-    def both(level: bool) -> None:
-        pic_input(level)
-        apic_input(level)
+    def attention() -> None:
+        partition.vcpu.yield_soon()
+        partition.processor.kick()
 
-    line.connect(both)
+    virtual = isinstance(partition.clock, VirtualClock)
+    vmbus = VmBus(partition, hyperv, partition.fail, _no_hurry if virtual else attention)
+    partition.observers.append(vmbus.machine_state)
+    partition.plug(hyperv)
+    partition.plug(vmbus)
+    return vmbus
 
 
-def _channels(partition: Partition, disks: list[HostDisk], cdrom: HostDisk | None) -> list[AtaChannel]:
+def _no_hurry() -> None:
+    """In virtual time the event loop's turns are fixed."""
+
+
+def _connect(line: InterruptLine, number: int, chips: Chips) -> None:
+    """Wire a line to the controllers that are there when it changes: they may be exchanged."""
+    apic_input = TIMER_INPUT if number == 0 else number
+
+    def to_apic(level: bool) -> None:
+        chips.ioapic.inputs[apic_input](level)
+
+    def to_both(level: bool) -> None:
+        chips.pic.inputs[number](level)
+        chips.ioapic.inputs[apic_input](level)
+
+    if number != TIMER_INPUT:
+        line.connect(to_apic if number >= ISA_LINES else to_both)
+
+
+def _own_devices(config: VmConfig) -> list[type[Device]]:
+    """Return the classes of the user's own devices."""
+    try:
+        return [entry_point_class(device) if isinstance(device, str) else device for device in config.devices]
+    except DeviceImageError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _serial(index: int) -> str:
+    """Return a disk's serial number, the same on every controller it is reached through."""
+    return f"AVMM{index + 1:05}"
+
+
+def _channels(slot: Callable[[], Slot], disks: list[HostDisk], cdrom: HostDisk | None) -> list[AtaChannel]:
     """Place the drives: disks from the primary master on; the CD-ROM as secondary master, or in the first place that is free."""
     places: list[Drive | None] = [None] * 4
     for i, disk in enumerate(disks):
-        places[i] = AtaDisk(disk, serial=f"AVMM{i + 1:05}")
+        places[i] = AtaDisk(disk, serial=_serial(i))
     if cdrom is not None:
         places[2 if places[2] is None else 3] = AtapiCdrom(cdrom)
-    return [AtaChannel(partition, 0, places[:2]), AtaChannel(partition, 1, places[2:])]
+    return [AtaChannel(slot(), 0, places[:2]), AtaChannel(slot(), 1, places[2:])]
 
 
-def _move(partition: Partition, device: BusMaster, base: int | None) -> None:
+def _move(partition: Partition, base: int | None) -> None:
     """The guest's PCI driver moved an I/O BAR."""
+    device = partition.devices["bmide"]
+    assert isinstance(device, BusMaster)
     ports = device.ports
     device.move(base)
     partition.move_ports(device, ports)
@@ -214,11 +321,24 @@ def _move(partition: Partition, device: BusMaster, base: int | None) -> None:
 
 def _plug(partition: Partition, service: ServiceOs, config: VmConfig, device: Device) -> None:
     place = config.placement.get(device.name, "service" if device.name in OUTSIDE_BY_DEFAULT else "hypervisor")
-    if place not in ("hypervisor", "service"):
-        raise ConfigError(f"{device.name} cannot be placed in {place!r}: choose hypervisor or service")
-    if place == "service":
-        service.add(device, f"{config.name}/{device.name}")
-    partition.plug(device, inside=place == "hypervisor")
+    if place not in places(service):
+        raise ConfigError(f"{device.name} cannot be placed in {place!r}: choose {' or '.join(places(service))}")
+    try:
+        partition.plug(device, inside=place == "hypervisor")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    add_outside(service, device, f"{config.name}/{device.name}", place)
+    partition.placement[device.name] = place
+    assert isinstance(device.board, Slot)
+    device.board.inside = place == "hypervisor"
+
+
+def _boot_letters(config: VmConfig) -> list[str]:
+    """Return all the letters, those of the boot order wanted first."""
+    order = config.boot or "acd"
+    if not set(order) <= set(BOOT_GROUPS):
+        raise ConfigError(f"cannot read {order!r} as a boot order: letters a (floppy), c (disk), d (CD-ROM)")
+    return [*dict.fromkeys(order + "acd")]
 
 
 def _bios_drives(config: VmConfig, disks: list[HostDisk], floppies: list[HostDisk], cdrom: HostDisk | None) -> list[BiosDrive]:
@@ -228,24 +348,20 @@ def _bios_drives(config: VmConfig, disks: list[HostDisk], floppies: list[HostDis
         "c": [BiosDrive(0x80 + i, disk) for i, disk in enumerate(disks)],
         "d": [BiosDrive(0xE0, cdrom)] if cdrom is not None else [],
     }
-    order = config.boot or "acd"
-    if not set(order) <= set(groups):
-        raise ConfigError(f"cannot read {order!r} as a boot order: letters a (floppy), c (disk), d (CD-ROM)")
-    letters = [*dict.fromkeys(order), *(letter for letter in groups if letter not in order)]
-    return [drive for letter in letters for drive in groups[letter]]
+    return [drive for letter in _boot_letters(config) for drive in groups[letter]]
 
 
 def _start_with(machine: Machine, config: VmConfig, drives: list[BiosDrive]) -> None:
     """Choose what the processor starts with: a kernel, a firmware image, or the built-in BIOS."""
     partition = machine.partition
     if config.bios == "builtin":
-        video = VideoServices(partition.processor, partition.memory, machine.vga)
+        video = machine.video_services = VideoServices(partition.processor, partition.memory, machine.vga)
 
         def failed(reason: str) -> None:
             machine.boot_failure = reason
 
         bios = Bios(
-            partition, partition.processor, partition.ports, video, drives,
+            partition, partition.processor, FirmwarePorts(partition.ports, partition.devices), video, drives,
             memory_size=config.memory_bytes, memory_map=layout.memory_map(config.memory_bytes),
             font_8x8=font(8)[:1024], on_boot_failure=failed,
         )  # fmt: skip
@@ -274,7 +390,7 @@ def _install(partition: Partition, bios: Bios) -> None:
 
 
 def _place_acpi(partition: Partition) -> int:
-    blob, rsdp = acpi.build(partition.memory.size, ACPI_AT)
+    blob, rsdp = acpi.build(partition.memory.size, ACPI_AT, vmbus="vmbus" in partition.devices)
     partition.memory.write(ACPI_AT, blob)
     return rsdp
 
@@ -292,6 +408,8 @@ def _kernel_start(machine: Machine, config: VmConfig, bios: Bios, video: VideoSe
     assert config.kernel is not None
     kernel = read_file(config.kernel, "the kernel")
     initrd = read_file(config.initrd, "the initrd") if config.initrd is not None else None
+    if linux_real_mode.is_real_mode_only(kernel):
+        return _real_mode_start(machine, config, bios, linux_real_mode.prepare(config.memory_bytes, kernel, initrd, config.append))
     is_linux = kernel[0x202:0x206] == b"HdrS" or kernel[:5] == b"\x7fELF\x02"
     if not is_linux:
         try:
@@ -308,6 +426,19 @@ def _kernel_start(machine: Machine, config: VmConfig, bios: Bios, video: VideoSe
             return linux.load(partition.memory, size, kernel, initrd, config.append, rsdp)
         modules = [(initrd, Path(config.initrd).name)] if initrd is not None and config.initrd is not None else []
         return multiboot.load(partition.memory, size, kernel, config.append, modules)
+
+    return start
+
+
+def _real_mode_start(machine: Machine, config: VmConfig, bios: Bios, kernel: linux_real_mode.RealModeKernel) -> Callable[[], CpuState]:
+    partition = machine.partition
+    bios.boot.kernel = kernel.place
+
+    def start() -> CpuState:
+        _install(partition, bios)
+        if config.acpi:
+            _place_acpi(partition)
+        return bios.start_state()
 
     return start
 

@@ -67,7 +67,8 @@ class Stats:
             f"outside {self.outside_ns / 1e6:.1f} ms, idle {self.idle_ns / 1e6:.1f} ms",
         ]
         lines += [
-            f"  {p.address:#06x} {p.device:<10} {'inside' if p.inside else 'outside':<8} {p.reads} reads, {p.writes} writes" for p in busiest
+            f"  {p.address:#06x} {p.device:<10} {'inside' if p.inside else 'outside':<8} {p.reads} reads, {p.writes} writes"
+            for p in busiest
         ]
         return "\n".join(lines)
 
@@ -76,7 +77,7 @@ def collect(partition: Partition) -> Stats:
     """Return the counters of a partition now."""
     counters: dict[str, int] = getattr(partition.processor, "counters", dict)()
     ports, memory = partition.ports.tallies(), partition.address_space.tallies()
-    every = [*ports.values(), *memory.values()]
+    every = [*ports.values(), *memory.values(), *partition.ports.past.values(), *partition.address_space.past.values()]
     floating = [*partition.ports.floating.values(), partition.address_space.floating]
     run_ns, cycles = counters.get("run_ns", 0), counters.get("run_cycles", 0)
     handlers = run_ns * counters.get("handler_cycles", 0) // cycles if cycles else 0

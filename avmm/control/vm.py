@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from avmm.control.config import VmConfig
+from avmm.control.config import Disk, VmConfig
+from avmm.control.hotplug import HotPlug
 from avmm.control.keyboard import Keyboard, Mouse
 from avmm.control.machine import Machine
+from avmm.control.placement import Placement
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
 from avmm.control.stats import Stats, collect
 from avmm.control.watch import MachineEnded, sleep, wait_until
+from avmm.devices.device import Device
+from avmm.devices.i8042 import I8042
+from avmm.devices.uart import Uart
+from avmm.devices.vga.vga import Vga
+from avmm.hypervisor.install import InstallReport
 from avmm.hypervisor.partition import RunState
+from avmm.hypervisor.policy import Watch
 from avmm.hypervisor.report import failure_report
 
 
@@ -24,9 +32,23 @@ class Vm:
         self.partition = machine.partition
         self.screen = Screen(machine.partition, machine.vga)
         self.serial = Serial(machine.partition, machine.uart)
-        self.keyboard = Keyboard(machine.partition, machine.keyboard)
+        self.keyboard = Keyboard(machine.partition, machine.keyboard, machine.synthetic_keyboard)
         self.mouse = Mouse(machine.partition, machine.keyboard)
+        self._placement = Placement(machine)
+        self._watch = Watch(machine.partition, self._placement.as_dict, self._placement.move) if config.auto_placement else None
+        self._hot_plug = HotPlug(machine)
         self._closed = False
+        machine.on_exchange.append(self._exchanged)
+
+    def _exchanged(self, old: Device, new: Device) -> None:
+        """Another instance has taken a device's place."""
+        if isinstance(new, Vga):
+            self.screen.vga = new
+        elif isinstance(new, Uart) and self.serial.uart is old:
+            self.serial.uart = new
+        elif isinstance(new, I8042):
+            self.keyboard.use(new)
+            self.mouse.use(new)
 
     @property
     def name(self) -> str:
@@ -81,6 +103,32 @@ class Vm:
         """Wait for machine time to pass."""
         await sleep(self.partition, seconds)
 
+    @property
+    def placement(self) -> dict[str, str]:
+        """Where each device lives: ``hypervisor``, ``service``, or ``kernel`` (host structure)."""
+        return self._placement.as_dict()
+
+    async def install(self, device: str, image: str = "builtin", sha256: str = "") -> InstallReport:
+        """Bring a device model into the hypervisor while the guest uses it, and return what was done.
+
+        ``image`` says where its code comes from: ``builtin``, ``entry-point:NAME``, a file's path or a URL (http, https, file).
+        The last two need ``sha256`` and may end in ``#ClassName``. Raises InstallError (with a report) when the device stays
+        where it was, DeviceImageError when ``image`` is not understood.
+        """
+        return await self._placement.move(device, "hypervisor", image, sha256)
+
+    async def uninstall(self, device: str, to: str = "service", image: str = "builtin", sha256: str = "") -> InstallReport:
+        """Put a device model outside: ``service`` (the service OS, or the user-mode VMM) or ``kernel``; otherwise as :meth:`install`."""
+        return await self._placement.move(device, to, image, sha256)
+
+    async def attach_disk(self, disk: Disk) -> int:
+        """Plug a disk into an enlightened machine's SCSI controller and return its LUN. Raises ConfigError or ImageError."""
+        return await self._hot_plug.attach(disk)
+
+    async def detach_disk(self, lun: int) -> None:
+        """Pull a disk out of the SCSI controller; raises ConfigError when there is none at ``lun``."""
+        await self._hot_plug.detach(lun)
+
     async def power_button(self) -> None:
         """Press the power button: an ACPI event for the guest, which may shut down."""
         self.machine.power.press_power_button()
@@ -100,5 +148,7 @@ class Vm:
         """Pull the plug and close the disks; everything the guest flushed, and everything it wrote, is in the files then."""
         if not self._closed:
             self._closed = True
+            if self._watch is not None:
+                await self._watch.close()
             await self.partition.stop()
             await self.machine.close()

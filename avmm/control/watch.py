@@ -24,28 +24,38 @@ class MachineEnded(Exception):
 
 
 async def wait_until(partition: Partition, met: Callable[[], bool], timeout: float, describe: Callable[[], str]) -> None:
-    """Return when ``met()`` is true. Raises WaitTimeout after ``timeout`` seconds of machine time, MachineEnded or GuestFailure."""
+    """Return when ``met()`` is true. Raises WaitTimeout after ``timeout`` seconds of machine time, MachineEnded or GuestFailure.
+
+    What ``met()`` raises comes out here; it does not disturb the machine.
+    """
     if met():
         return
     clock = partition.clock
     future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     deadline = clock.now() + int(timeout * SECOND)
 
+    def found() -> bool:
+        """Whether there is nothing more to wait for."""
+        try:
+            if met():
+                future.set_result(True)
+        except Exception as error:
+            future.set_exception(error)
+        return future.done()
+
     def look() -> None:
         if future.done():
             return
-        if met():
-            future.set_result(True)
-        elif clock.now() >= deadline:
+        if not found():
+            if clock.now() < deadline:
+                timer.arm(min(clock.now() + INTERVAL, deadline))
+                return
             future.set_result(False)
-        else:
-            timer.arm(min(clock.now() + INTERVAL, deadline))
-            return
         partition.vcpu.yield_soon()
 
     def ended(state: RunState) -> None:
-        if state in (RunState.OFF, RunState.FAILED) and not future.done():
-            future.set_result(met())
+        if state in (RunState.OFF, RunState.FAILED) and not future.done() and not found():
+            future.set_result(False)
 
     timer = clock.timer(look)
     timer.arm(min(clock.now() + INTERVAL, deadline))

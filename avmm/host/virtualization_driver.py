@@ -12,6 +12,7 @@ every stage taking part 19-22 us, below the 25 it may cost.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
@@ -49,6 +50,7 @@ class VirtualizationDriver(StorageStage):
         self.stats = DiskStats()
         self.last: StorageRequest | None = None
         """The request finished last, with its path, for the trace."""
+        self.watcher: Callable[[StorageRequest], None] | None = None
 
     async def perform(self, item: StorageRequest) -> None:
         item.hop(self.name)
@@ -63,6 +65,8 @@ class VirtualizationDriver(StorageStage):
         stats.requests += 1
         stats.latency += now - hops[0][1]
         self.last = request
+        if self.watcher is not None:
+            self.watcher(request)
         if request.error is not None:
             stats.errors += 1
         elif request.op is Op.READ:
@@ -126,6 +130,10 @@ class Disk:
     def last_request(self) -> StorageRequest | None:
         """The request finished last, with the path it took."""
         return self._driver.last
+
+    def watch(self, watcher: Callable[[StorageRequest], None] | None) -> None:
+        """Have ``watcher(request)`` called for each request that is finished; None for nobody. It must not raise."""
+        self._driver.watcher = watcher
 
     async def read(self, lba: int, count: int, *, id: int = 0) -> bytes | bytearray:
         """Return ``count`` sectors from ``lba``."""

@@ -9,7 +9,7 @@ The invariant: two devices never answer one address; the second registration is 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from avmm.devices.device import Device, MemoryRange, PortRange
@@ -125,6 +125,11 @@ class PortBus:
             return 0
         return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
 
+    def entry(self, port: int) -> Tally | None:
+        """Return what is known of a port; None where nobody answers."""
+        found = self._ports.get(port)
+        return found[3] if found is not None else None
+
     def owner(self, port: int) -> str | None:
         """Return the name of the device that answers ``port``."""
         entry = self._ports.get(port)
@@ -133,6 +138,39 @@ class PortBus:
     def tallies(self) -> dict[int, Tally]:
         """Return what each port of a device was asked."""
         return {port: entry[3] for port, entry in self._ports.items()}
+
+
+class FirmwarePorts:
+    """The ports as the built-in firmware uses them. It is part of the VMM and has no vCPU to suspend: wherever a device model
+    lives, it is asked directly.
+    """
+
+    def __init__(self, bus: PortBus, devices: Mapping[str, Device]) -> None:
+        self._bus = bus
+        self._devices = devices
+
+    def read(self, port: int, size: int) -> int:
+        """Read a port. A device that would have the guest wait reads as nobody."""
+        device = self._device(port)
+        if device is None:
+            return self._bus.read(port, size)
+        value = device.read(port, size)
+        return value if isinstance(value, int) else (1 << 8 * size) - 1
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Write a port."""
+        device = self._device(port)
+        if device is None:
+            self._bus.write(port, size, value)
+        else:
+            device.write(port, size, value)
+
+    def _device(self, port: int) -> Device | None:
+        """Return the device to ask instead of the bus: one that is outside."""
+        entry = self._bus.entry(port)
+        if entry is None or entry.inside:
+            return None
+        return self._devices.get(entry.device)
 
 
 class MemoryBus:

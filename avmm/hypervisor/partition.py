@@ -295,7 +295,7 @@ class Partition:
         if vector is None:
             return None
         self.injected += 1
-        return vector | 0x100 if controller.intr else vector
+        return vector | 0x100 if self.vcpu.pending else vector  # the controller has driven the pin anew
 
     def _window_done(self, port: int) -> None:
         device = self._windows.get(port)
@@ -404,6 +404,8 @@ class Partition:
         return await future
 
     def _run_errands(self) -> None:
+        if self._errands:
+            self.vcpu.yield_soon()  # whoever waits goes on at this very moment, not some jumps of a halted machine later
         while self._errands:
             action, future = self._errands.popleft()
             if future.done():  # cancelled
@@ -414,7 +416,8 @@ class Partition:
                 future.set_exception(error)
 
     async def _stand_still(self) -> None:
-        await self._idle.wait()
+        while self._in_flight:  # what ran last may have started more
+            await self._idle.wait()
         if not self._want_pause:
             return
         if isinstance(self.clock, WallClock):

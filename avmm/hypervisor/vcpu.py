@@ -17,10 +17,13 @@ from greenlet import getcurrent, greenlet
 
 from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
 from avmm.cpu.engine import Exit, Processor
+from avmm.hypervisor.schedule import Share
 
 QUANTUM = 20_000  # units between two looks at the host's clock
+BUSY_SLICE = 50_000  # ns: the longest slice in real time while work for the guest is under way in the event loop
+BUSY_ROUNDS = 12  # turns of the event loop for that work between two slices: a request's way through VM-H and back
+SPIN_NS = 250_000  # a halted machine waits for less than this by looking at every turn of the event loop
 IDLE_ROUNDS = 64  # jumps of a halted virtual-time machine before the event loop gets its turn
-RFLAGS_IF = 0x200
 
 
 class Stop(Exception):
@@ -52,15 +55,19 @@ class Vcpu:
         self.slices = 0
         self.halts = 0
         self.longest_slice = 0
+        self.share: Share | None = None
+        """Its part of the thread beside other machines; None when nobody schedules."""
         self._boundary = boundary
         self._on_shutdown = on_shutdown
         self._parent: greenlet | None = None
         self._greenlet: greenlet | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._pending = False
+        self._woken = False
         self._yield = False
+        self._busy = False
         self._restarted = False
-        self._slept_units = 0
+        self._slept_units = self._charged_units = 0
         clock.on_earlier = self._earlier
 
     # -- what others do to it
@@ -69,17 +76,29 @@ class Vcpu:
         """Drive the INTR pin; wakes a halted vCPU."""
         self._pending = pending
         self.processor.interrupt(pending)
-        if pending:
+        if pending and self._sleeper is not None:
             self.wake()
+
+    @property
+    def pending(self) -> bool:
+        """The level of the INTR pin."""
+        return self._pending
 
     def wake(self) -> None:
         """Let a halted vCPU look around."""
+        self._woken = True
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
     def yield_soon(self) -> None:
         """Let the event loop have its turn before the next slice."""
         self._yield = True
+
+    def busy(self, busy: bool) -> None:
+        """Whether work that the guest started is under way in the event loop, which then gets its turn soon and more often."""
+        if busy and not self._busy:
+            self.processor.kick()
+        self._busy = busy
 
     def restarted(self) -> None:
         """The processor was reset: it is not halted any more."""
@@ -96,6 +115,7 @@ class Vcpu:
         if self._parent is None or getcurrent() is not self._greenlet:
             raise RuntimeError("only a running vCPU can wait")
         begin = time.monotonic_ns()
+        self._leave()
         result = self._parent.switch(awaitable)
         self.outside_ns += time.monotonic_ns() - begin
         return result
@@ -103,6 +123,20 @@ class Vcpu:
     def _switch(self, awaitable: Awaitable[Any]) -> None:
         assert self._parent is not None
         self._parent.switch(awaitable)
+
+    def _leave(self) -> None:
+        if self.share is not None:
+            self.share.leave()
+
+    def _yield_turn(self) -> None:
+        """A slice is over: let the event loop have its turn, and other machines theirs."""
+        self._switch(asyncio.sleep(0) if self.share is None else self.share.next())
+
+    def _want_turn(self) -> None:
+        """The machine starts, or goes on after HLT."""
+        waiting = None if self.share is None else self.share.wake()
+        if waiting is not None:
+            self._switch(waiting)
 
     # -- the task
 
@@ -125,14 +159,18 @@ class Vcpu:
             return
         finally:
             self._greenlet = self._parent = None
+            if self.share is not None:
+                self.share.close()
 
     def _loop(self) -> None:
         virtual = isinstance(self.clock, VirtualClock)
         step = self._virtual_slice if virtual else self._real_slice
+        self._want_turn()
         while True:
             self._boundary()
             blocker = self.clock.run_due()
             if blocker is not None:
+                self._leave()
                 self._switch(asyncio.shield(blocker))
                 continue
             if self._yield:
@@ -151,8 +189,8 @@ class Vcpu:
     def _real_slice(self) -> Exit:
         clock = self.clock
         assert isinstance(clock, WallClock)
-        begin = time.monotonic_ns()
-        deadline = begin + self.slice_ns
+        begin, outside = time.monotonic_ns(), self.outside_ns
+        deadline = begin + (min(self.slice_ns, BUSY_SLICE) if self._busy else self.slice_ns)
         due = clock.next_due()
         if due is not None:
             deadline = min(deadline, due + clock.origin)
@@ -160,30 +198,42 @@ class Vcpu:
         self.slices += 1
         length = time.monotonic_ns() - begin
         self.longest_slice = max(self.longest_slice, length)
+        if self.share is not None:
+            used = length - (self.outside_ns - outside)
+            self.share.charge(used, used)
         if why is Exit.BUDGET:
-            self._switch(asyncio.sleep(0))
+            self._yield_turn()
+            for _ in range(BUSY_ROUNDS):
+                if not self._busy:
+                    break
+                self._switch(asyncio.sleep(0))
         return why
 
     def _virtual_slice(self) -> Exit:
         now = self.clock.now()
         due = self.clock.next_due()
         budget = self.slice_ns if due is None else max(1, min(self.slice_ns, due - now))
+        before, outside = (time.monotonic_ns(), self.outside_ns) if self.share is not None else (0, 0)
         why = self.processor.run(budget, None)
         self.slices += 1
         units = self.processor.units
+        if self.share is not None:
+            self.share.charge(units - self._charged_units, time.monotonic_ns() - before - (self.outside_ns - outside))
+            self._charged_units = units
         if units - self._slept_units >= self.slice_ns:  # by work done, so that every run yields at the same places
             self._slept_units = units
-            self._switch(asyncio.sleep(0))
+            self._yield_turn()
         return why
 
     def _can_wake(self) -> bool:
-        return self._pending and bool(self.processor.register("rflags") & RFLAGS_IF)
+        return self._pending and self.processor.interruptible
 
     def _halted(self) -> None:
         """HLT: until an interrupt that the guest accepts. Timers go on; the boundary is looked at each time round."""
         clock = self.clock
         rounds = 0
         self._restarted = False
+        self._leave()
         while not (self._can_wake() or self._restarted):
             due = clock.next_due()
             if isinstance(clock, VirtualClock) and due is not None:
@@ -200,21 +250,29 @@ class Vcpu:
             if self._yield:
                 self._yield = False
                 self._switch(asyncio.sleep(0))
+        self._want_turn()
 
     def _sleep(self, ns: int | None) -> None:
-        if ns is not None and ns <= 0:
+        woken, self._woken = self._woken, False
+        if woken or (ns is not None and ns <= 0):  # woken since the last look around, perhaps while others had their turn
             return
         loop = asyncio.get_running_loop()
         self._sleeper = sleeper = loop.create_future()
-        timer = None if ns is None else loop.call_later(ns / 1e9, self.wake)
+        timer = None if ns is None else loop.call_later(_host_delay(ns), self.wake)
         begin = time.monotonic_ns()
         try:
             self._switch(sleeper)
         finally:
             self.idle_ns += time.monotonic_ns() - begin
             self._sleeper = None
+            self._woken = False
             if timer is not None:
                 timer.cancel()
+
+
+def _host_delay(ns: int) -> float:
+    """Seconds for the event loop to wait. uvloop counts whole milliseconds: up, not down, or it would wake early and spin."""
+    return -(-ns // MILLISECOND) / 1000 if ns > SPIN_NS else 0.0
 
 
 class ProcessorFailure(Exception):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+
 from avmm_console import lifetime
 from avmm_console.cli import main
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from avmm_console import __version__
 from PIL import Image
 
+from avmm_console import __version__
 from tests.console import sectors
 from tests.console.conftest import Avmm
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
-from avmm_console.images import kind_of
-from avmm_console.keys import COMMANDS, HELP, Chord, Command, Event, KeyRouter, Text, chord, typable
-from avmm_console.steps import unescape
 from prompt_toolkit.keys import Keys
 
 from avmm.devices.keys import KEYS
+from avmm_console.images import kind_of
+from avmm_console.keys import COMMANDS, HELP, Chord, Command, Event, KeyRouter, Text, chord, typable
+from avmm_console.steps import unescape
 
 
 @pytest.mark.parametrize(

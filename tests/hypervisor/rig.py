@@ -81,7 +81,7 @@ class Service:
 class Machine:
     """A partition and its parts. ``make`` is a source for the assembler, or a scripted guest."""
 
-    def __init__(self, make: str | Guest, *, virtual: bool = True, inside: bool = True, name: str = "m", on_triple_fault: str = "stop", seed: int = 0) -> None:  # noqa: E501
+    def __init__(self, make: str | Guest, *, virtual: bool = True, inside: bool = True, name: str = "m", on_triple_fault: str = "stop", seed: int = 0) -> None:
         def processor(callbacks: Callbacks, virtual_time: bool) -> Processor:
             if isinstance(make, str):
                 return UnicornProcessor(callbacks, virtual_time=virtual_time, code_cache=1 << 20)

@@ -200,7 +200,7 @@ def test_memory_ranges() -> None:
     assert bus.read(0xFEC00000, 1) == 0xFF
 
 
-@pytest.mark.parametrize(("first", "size"), [(0xA0000, 0x1000), (0x9F000, 0x2000), (0xBF000, 0x2000), (0x90000, 0x40000), (0xB0000, 0x1000)])  # noqa: E501
+@pytest.mark.parametrize(("first", "size"), [(0xA0000, 0x1000), (0x9F000, 0x2000), (0xBF000, 0x2000), (0x90000, 0x40000), (0xB0000, 0x1000)])
 def test_memory_overlap_is_refused(first: int, size: int) -> None:
     bus = MemoryBus(no_wait)
     for name, span in (("first", MemoryRange(0xA0000, 0x20000)), ("second", MemoryRange(first, size))):

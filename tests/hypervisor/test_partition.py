@@ -211,7 +211,7 @@ async def test_a_timer_that_raises_fails_the_machine() -> None:
 @pytest.mark.parametrize("delay", [0.0, 0.02])
 async def test_work_is_done_exactly_at_its_latency_in_virtual_time(latency: int, delay: float) -> None:
     """However long the host takes: the machine waits for it."""
-    machine = Machine("mov word [0x80], handler\nmov word [0x82], 0\nmov dx, 0x300\nout dx, al\nsti\nagain: hlt\njmp again\nhandler: mov dx, 0x301\nout dx, al\ncli\nhlt")  # noqa: E501
+    machine = Machine("mov word [0x80], handler\nmov word [0x82], 0\nmov dx, 0x300\nout dx, al\nsti\nagain: hlt\njmp again\nhandler: mov dx, 0x301\nout dx, al\ncli\nhlt")
     partition = machine.partition
     times: list[int] = []
 
@@ -240,7 +240,7 @@ async def test_work_is_done_exactly_at_its_latency_in_virtual_time(latency: int,
 
 
 async def run_once(seed: int, delay: float) -> tuple[object, ...]:
-    machine = Machine("mov word [0x80], handler\nmov word [0x82], 0\nsti\nmov dx, 0x300\nagain: out dx, al\nmov cx, 500\nspin: loop spin\ninc dword [0x3000]\njmp again\nhandler: inc dword [0x3004]\nmov eax, [0x3000]\nadd [0x3008], eax\niret", seed=seed)  # noqa: E501
+    machine = Machine("mov word [0x80], handler\nmov word [0x82], 0\nsti\nmov dx, 0x300\nagain: out dx, al\nmov cx, 500\nspin: loop spin\ninc dword [0x3000]\njmp again\nhandler: inc dword [0x3004]\nmov eax, [0x3000]\nadd [0x3008], eax\niret", seed=seed)
     partition = machine.partition
     times: list[int] = []
 
@@ -260,7 +260,7 @@ async def run_once(seed: int, delay: float) -> tuple[object, ...]:
     machine.toy.on_write = on_write
     await partition.power_on()
     await partition.ended()
-    result = (times, [machine.peek(a) for a in (0x3000, 0x3004, 0x3008)], partition.clock.now(), partition.processor.units, partition.injected)  # noqa: E501
+    result = (times, [machine.peek(a) for a in (0x3000, 0x3004, 0x3008)], partition.clock.now(), partition.processor.units, partition.injected)
     assert partition.failure is None
     partition.close()
     return result
@@ -416,7 +416,7 @@ async def test_many_machines_leave_nothing() -> None:
 
 
 @settings(derandomize=True, max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(["pause", "resume", "reset", "irq", "wait", "off", "complete"]), max_size=12), st.sampled_from([COUNT, HALTED, WAITING]), st.booleans())  # noqa: E501
+@given(st.lists(st.sampled_from(["pause", "resume", "reset", "irq", "wait", "off", "complete"]), max_size=12), st.sampled_from([COUNT, HALTED, WAITING]), st.booleans())
 def test_any_order_of_lifecycle_requests(steps: list[str], source: str, virtual: bool) -> None:
     async def scenario() -> None:
         machine = Machine(source, virtual=virtual, inside=source != WAITING)
