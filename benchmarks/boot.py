@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import avmm
 from benchmarks.measure import Result, median_of, qemu
 from tests.vm import initrd
 
 COMMAND_LINE = "console=ttyS0 nokaslr mitigations=off panic=-1 quiet random.trust_cpu=on no_timer_check"
 INIT = "echo BOOTED-OK > /dev/console\npoweroff -f"
-
-
-async def boot(kernel: str, ramdisk: str, clock: avmm.control.config.Clock) -> None:
-    """Boot in this process and wait until the machine is off."""
-    async with avmm.Host() as host:
-        vm = await host.create_vm(avmm.VmConfig(memory="256M", kernel=kernel, initrd=ramdisk, append=COMMAND_LINE, clock=clock))
-        await vm.start()
-        await vm.serial.wait_for("BOOTED-OK", timeout=120)
-        await vm.wait_off(timeout=60)
 
 
 def _seconds(command: list[str]) -> float:
@@ -45,7 +34,8 @@ def run(runs: int) -> list[Result]:
         theirs: list[float] = []
         for _ in range(runs):
             for clock, times in ours.items():
-                times.append(_seconds([sys.executable, "-m", "benchmarks.boot", kernel, str(ramdisk), clock]))
+                guest = [sys.executable, "-m", "benchmarks.linux_guest", kernel, str(ramdisk), COMMAND_LINE, clock, "BOOTED-OK"]
+                times.append(_seconds(guest))
             if emulator is not None:
                 theirs.append(
                     _seconds([emulator, "-accel", "tcg", "-m", "256", "-nographic", "-no-reboot", "-net", "none", "-kernel", kernel,
@@ -55,10 +45,3 @@ def run(runs: int) -> list[Result]:
         median_of("Linux boot to userspace and off, real time", "s", ours["real"], reference=theirs, ratio=1.2),
         median_of("Linux boot to userspace and off, virtual time", "s", ours["virtual"], reference=theirs),
     ]
-
-
-if __name__ == "__main__":
-    import uvloop
-
-    uvloop.run(asyncio.wait_for(boot(sys.argv[1], sys.argv[2], "virtual" if sys.argv[3] == "virtual" else "real"), 280))
-    print("BOOTED-OK")

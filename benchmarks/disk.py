@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import avmm
 from benchmarks.measure import Result, median_of, qemu
 from tests.vm import initrd
 
@@ -25,17 +24,6 @@ echo DD-DONE
 poweroff -f
 """
 COMMAND_LINE = "console=ttyS0 nokaslr mitigations=off panic=-1 quiet random.trust_cpu=on"
-
-
-async def boot(kernel: str, ramdisk: str, image: str, append: str) -> str:
-    """Run the workload in this process and return what the guest said."""
-    async with avmm.Host() as host:
-        config = avmm.VmConfig(
-            memory="256M", kernel=kernel, initrd=ramdisk, append=append, disks=[avmm.Disk(image, "ro")], clock="real"
-        )
-        vm = await host.create_vm(config)
-        await vm.start()
-        return await vm.serial.wait_for("DD-DONE", timeout=120)
 
 
 def _rates(text: str) -> float:
@@ -59,7 +47,7 @@ def run(runs: int) -> list[Result]:
             ours, theirs = [], []
             for _ in range(runs):
                 text = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.disk", kernel, str(ramdisk), str(image), COMMAND_LINE],
+                    [sys.executable, "-m", "benchmarks.linux_guest", kernel, str(ramdisk), COMMAND_LINE, "real", "DD-DONE", str(image)],
                     capture_output=True, text=True, check=True, timeout=300,
                 ).stdout  # fmt: skip
                 ours.append(_rates(text))
@@ -72,9 +60,3 @@ def run(runs: int) -> list[Result]:
                 median_of(f"dd 64 KiB reads in Linux, IDE {name}", "MB/s", ours, reference=theirs, ratio=1.0, at_least=True)
             )
     return results
-
-
-if __name__ == "__main__":
-    import uvloop
-
-    print(uvloop.run(boot(*sys.argv[1:5])))

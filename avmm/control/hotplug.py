@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from avmm.control.config import ConfigError, Disk
 from avmm.control.machine import Machine
-from avmm.storage.scsi_disk import ScsiDisk
 
 
 class HotPlug:
@@ -25,6 +24,8 @@ class HotPlug:
         opened = await self._machine.service.open_disk(name, disk.path, disk.mode, disk.overlay)
         self._machine.names.append(name)
         try:
+            from avmm.storage.scsi_disk import ScsiDisk
+
             lun = scsi.add_lun(ScsiDisk(opened, f"AVMMLUN{self._serials:05}"))
         except ValueError as error:
             await self._close(name)

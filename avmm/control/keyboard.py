@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from avmm.control.watch import sleep, wait_until
 from avmm.devices.i8042 import I8042
 from avmm.devices.keys import for_text
 from avmm.hypervisor.partition import Partition
-from avmm.vmbus.keyboard import SyntheticKeyboard
+
+if TYPE_CHECKING:
+    from avmm.vmbus.keyboard import SyntheticKeyboard
 
 DELAY = 0.02  # s between two keys of typed text: a BIOS keeps only 15 of them
 ROOM = 8  # keys waiting in the controller before typing pauses

@@ -12,6 +12,7 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from avmm.boot import acpi, firmware, layout, linux, linux_real_mode, multiboot
@@ -50,14 +51,14 @@ from avmm.host.service import ServiceOs
 from avmm.host.virtualization_driver import Disk as HostDisk
 from avmm.hypervisor.bus import FirmwarePorts
 from avmm.hypervisor.features import APIC_BASE
-from avmm.hypervisor.hyperv.hyperv import HyperV
 from avmm.hypervisor.image import DeviceImageError, entry_point_class
 from avmm.hypervisor.partition import Partition
 from avmm.hypervisor.slot import Slot
-from avmm.storage.controller import ScsiController
-from avmm.storage.scsi_disk import ScsiDisk
-from avmm.vmbus.bus import VmBus
-from avmm.vmbus.keyboard import SyntheticKeyboard
+
+if TYPE_CHECKING:
+    from avmm.storage.controller import ScsiController
+    from avmm.vmbus.bus import VmBus
+    from avmm.vmbus.keyboard import SyntheticKeyboard
 
 ISA_LINES = 16
 IOAPIC_INPUTS = 24
@@ -175,7 +176,10 @@ async def _abandon(partition: Partition, service: ServiceOs) -> None:
         if outside.name.startswith(f"device:{partition.name}/"):
             await service.remove(outside)
     vmbus = partition.devices.get("vmbus")
-    if isinstance(vmbus, VmBus):
+    if vmbus is not None:
+        from avmm.vmbus.bus import VmBus
+
+        assert isinstance(vmbus, VmBus)
         await vmbus.close()
     partition.close()
 
@@ -239,19 +243,22 @@ def _build(  # noqa: PLR0917 - once, from assemble
     for device in parts:
         _plug(partition, service, config, device)
     if config.hyperv:
-        machine.vmbus = _enlighten(partition, lapic)
-        if config.hyperv_disks:
-            machine.scsi = ScsiController(SCSI_INSTANCE, [ScsiDisk(disk, _serial(i)) for i, disk in enumerate(disks)])
-            machine.vmbus.offer(machine.scsi)
-        machine.synthetic_keyboard = SyntheticKeyboard()
-        machine.vmbus.offer(machine.synthetic_keyboard)
+        _enlighten(machine, lapic, disks if config.hyperv_disks else None)
     vga.reset()  # maps its memory
     _start_with(machine, config, drives)
     return machine
 
 
-def _enlighten(partition: Partition, lapic: LocalApic) -> VmBus:
-    """Add what an enlightened guest finds: the synthetic processor interface and the bus to VM-H."""
+def _enlighten(machine: Machine, lapic: LocalApic, disks: list[HostDisk] | None) -> None:
+    """Add what an enlightened guest finds: the synthetic processor interface and the bus to VM-H with its devices."""
+    # Imported only for machines that have it: most do not, and it is a fifth of what a start has to load.
+    from avmm.hypervisor.hyperv.hyperv import HyperV
+    from avmm.storage.controller import ScsiController
+    from avmm.storage.scsi_disk import ScsiDisk
+    from avmm.vmbus.bus import VmBus
+    from avmm.vmbus.keyboard import SyntheticKeyboard
+
+    partition = machine.partition
     hyperv = HyperV(partition, partition.processor, lapic)
     hyperv.install(partition.msrs)
     hyperv.on_idle = partition.vcpu.yield_soon
@@ -265,7 +272,12 @@ def _enlighten(partition: Partition, lapic: LocalApic) -> VmBus:
     partition.observers.append(vmbus.machine_state)
     partition.plug(hyperv)
     partition.plug(vmbus)
-    return vmbus
+    machine.vmbus = vmbus
+    if disks is not None:
+        machine.scsi = ScsiController(SCSI_INSTANCE, [ScsiDisk(disk, _serial(i)) for i, disk in enumerate(disks)])
+        vmbus.offer(machine.scsi)
+    machine.synthetic_keyboard = SyntheticKeyboard()
+    vmbus.offer(machine.synthetic_keyboard)
 
 
 def _no_hurry() -> None:

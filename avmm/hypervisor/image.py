@@ -16,8 +16,6 @@ import importlib.metadata
 import re
 import sys
 import types
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,6 +116,9 @@ class UrlChannel:
         return _source(self.origin, await _in_thread(self._get), self._sha256, self._name)
 
     def _get(self) -> bytes:
+        import urllib.error
+        import urllib.request
+
         try:
             with urllib.request.urlopen(self.origin, timeout=self._patience) as answer:
                 data: bytes = answer.read(LIMIT + 1)

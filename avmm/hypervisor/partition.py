@@ -96,7 +96,7 @@ class Partition:
         self.boot_state: Callable[[], CpuState] = CpuState
         """Makes the state that the processor starts from, after power-on and after each reset; loads firmware into RAM."""
         self.observers: list[Callable[[RunState], None]] = []
-        self._raw = mmap.mmap(-1, ram_size)
+        self._raw = mmap.mmap(-1, ram_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.ports = PortBus(self._wait)
         self.address_space = MemoryBus(self._wait)
         self._windows: dict[int, Device] = {}

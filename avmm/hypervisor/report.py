@@ -5,8 +5,6 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
-import capstone
-
 from avmm.cpu.engine import Processor
 from avmm.memory import GuestMemory
 
@@ -38,6 +36,8 @@ def registers(cpu: Processor) -> str:
 
 def disassembly(cpu: Processor, memory: GuestMemory, count: int = INSTRUCTIONS_SHOWN, linear: int | None = None) -> list[str]:
     """Return the next instructions, one a line, from ``linear`` or from where the processor stands."""
+    import capstone  # not at the top: few machines fail
+
     code = cpu.segment("cs")
     long_mode = bool(code.attributes & 0x200)
     mode = capstone.CS_MODE_64 if long_mode else capstone.CS_MODE_32 if code.attributes & 0x400 else capstone.CS_MODE_16

@@ -1,9 +1,13 @@
 """The commands of the control panel's QMP sockets, by subject."""
 
-from avmm.control.commands import block, extensions, machine, plug, user
+from avmm.control.commands.block import TABLE as BLOCK
 from avmm.control.commands.command import Command
+from avmm.control.commands.extensions import TABLE as EXTENSIONS
+from avmm.control.commands.machine import TABLE as MACHINE
+from avmm.control.commands.plug import TABLE as PLUG
 from avmm.control.commands.target import Target, Watch
+from avmm.control.commands.user import TABLE as USER
 
-COMMANDS: dict[str, Command] = {**machine.TABLE, **user.TABLE, **block.TABLE, **plug.TABLE, **extensions.TABLE}
+COMMANDS: dict[str, Command] = {**MACHINE, **USER, **BLOCK, **PLUG, **EXTENSIONS}
 
 __all__ = ["COMMANDS", "Command", "Target", "Watch"]

@@ -1,0 +1,168 @@
+"""A storage request over VMBus as VM-H sees it: from the write into the ring to the interrupt for its completion, without a guest.
+
+Everything is the machine's own (worker, channel, controller, disk, file) but the guest and the board's clock wheel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+from uuid import UUID
+
+import uvloop
+
+from avmm.clock import WallClock
+from avmm.hypervisor.partition import Partition
+from avmm.host.virtualization_driver import Disk
+from avmm.memory import PAGE, GuestMemory
+from avmm.storage import wire
+from avmm.storage.controller import ScsiController
+from avmm.storage.scsi_disk import ScsiDisk
+from avmm.storage.wire import Direction, Operation, ScsiRequest, Version, VstorPacket
+from avmm.vmbus.channel import Channel, OpenRequest
+from avmm.vmbus.ring import Incoming, Outgoing, RingMemory
+from avmm.vmbus.wire import PacketKind, PageRange, pack_packet
+from avmm.vmbus.worker import Worker
+
+REQUESTS = 2000
+SIZE = 4096
+RING = 16  # pages of data
+MEGABYTES = 8
+
+
+class _Board:
+    """What a channel and a controller need of a machine in real time."""
+
+    def __init__(self) -> None:
+        self.clock = WallClock()
+        self.memory = GuestMemory(memoryview(bytearray(4 << 20)))
+        self.name = "bench"
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self.vcpu = self
+
+    def busy(self, busy: bool) -> None:
+        """No vCPU."""
+
+    def start(self, work: Coroutine[Any, Any, Any], done: Callable[[Any], None], latency: int = 0) -> None:
+        """Do as the partition does."""
+        Partition.start(self, work, done, latency)  # type: ignore[arg-type]
+
+    def _deliver(self, task: asyncio.Task[Any], done: Callable[[Any], None]) -> None:
+        done(task.result())
+
+    def trace(self, event: str, **fields: object) -> None:
+        """A trace of such a machine would be a failure."""
+        raise AssertionError((event, fields))
+
+
+class _Guest:
+    """A driver that has the channel open and keeps ``depth`` reads in it."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.board = _Board()
+        memory = self.board.memory
+        pages = tuple(range(16, 16 + 2 * (RING + 1)))
+        down = RING + 1
+        self.out, self.into = Outgoing(RingMemory(memory, pages[:down])), None
+        controller = ScsiController(UUID(int=1), [ScsiDisk(disk)])
+        self.worker = Worker("vmbus:bench", self.board.clock, self._failed)
+        self.interrupted = asyncio.Event()
+        self.at = 0
+        self.channel = Channel(
+            self.board, controller, OpenRequest(1, pages, down), interrupt=self._interrupt, again=self.worker.ring, ended=self._ended
+        )  # type: ignore[arg-type]
+        controller.opened(self.channel)
+        self.into = Incoming(RingMemory(memory, pages[down:]))
+        self.worker.start(self.channel.service)
+
+    def _failed(self, error: Exception) -> None:
+        raise error
+
+    def _ended(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def _interrupt(self) -> None:
+        self.at = perf_counter_ns()
+        self.interrupted.set()
+
+    def _send(self, packet: bytes) -> None:
+        if self.out.write(packet):
+            self.worker.ring()
+
+    async def _receive(self, count: int) -> int:
+        """Take ``count`` completions and return when the last of them was told of."""
+        last = 0
+        while count:
+            await self.interrupted.wait()
+            self.interrupted.clear()
+            while (raw := self.into.take()) is not None:
+                count -= 1
+                last = self.at
+                assert raw[16 + 8 : 16 + 12] == bytes(4), raw.hex()
+            self.into.commit()
+        return last
+
+    async def initialize(self) -> None:
+        """Bring the controller to where it takes requests."""
+        for operation, body in (
+            (Operation.BEGIN_INITIALIZATION, b""),
+            (Operation.QUERY_PROTOCOL_VERSION, struct.pack("<HH", Version.WIN10, 0)),
+            (Operation.QUERY_PROPERTIES, b""),
+            (Operation.END_INITIALIZATION, b""),
+        ):
+            self._send(pack_packet(PacketKind.IN_BAND, VstorPacket(operation, 1, 0, body).pack(64), 1, flags=1))
+            await self._receive(1)
+
+    async def reads(self, requests: int, depth: int) -> float:
+        """Return us per request: written to the ring ``depth`` at a time, until the interrupt that tells of the last."""
+        spent = 0
+        packets = []
+        for i in range(depth):
+            request = ScsiRequest(
+                cdb_length=10, direction=Direction.IN, transfer_length=SIZE, cdb=struct.pack(">BBIBHB", 0x28, 0, i * 8 * 16, 0, SIZE // 512, 0)
+            )
+            payload = VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(wire.PACKET_V2_SIZE)
+            ranges = [PageRange(SIZE, 0, (256 + i,))]
+            packets.append(pack_packet(PacketKind.GPA_DIRECT, payload, i + 2, flags=1, ranges=ranges))
+        for _ in range(requests // depth):
+            begin = perf_counter_ns()
+            for packet in packets:
+                self._send(packet)
+            spent += await self._receive(depth) - begin
+        return spent / (requests // depth * depth) / 1000
+
+    async def close(self) -> None:
+        """End the worker."""
+        self.channel.close()
+        self.worker.close()
+
+
+async def measure(depth: int, requests: int = REQUESTS) -> float:
+    """Return us per 4 KiB read from the page cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "disk.img"
+        image.write_bytes(bytes(range(256)) * (MEGABYTES << 12))
+        async with await Disk.open(image, "ro") as disk:
+            guest = _Guest(disk)
+            await guest.initialize()
+            await guest.reads(requests // 4, depth)
+            assert guest.board.memory.read(256 * PAGE, 512) == bytes(range(256)) * 2
+            spent = await guest.reads(requests, depth)
+            await guest.close()
+    return spent
+
+
+def run(depth: int) -> float:
+    """Measure in a loop of its own."""
+    return uvloop.run(measure(depth))
+
+
+if __name__ == "__main__":
+    for depth in (1, 8):
+        print(depth, [round(run(depth), 1) for _ in range(5)])
