@@ -11,14 +11,15 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import uvloop
 
 from avmm.clock import WallClock
-from avmm.hypervisor.partition import Partition
+from avmm.devices.device import Board
 from avmm.host.virtualization_driver import Disk
+from avmm.hypervisor.partition import Partition
 from avmm.memory import PAGE, GuestMemory
 from avmm.storage import wire
 from avmm.storage.controller import ScsiController
@@ -45,6 +46,7 @@ class _Board:
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self.vcpu = self
+        self._loop = asyncio.get_running_loop()
 
     def busy(self, busy: bool) -> None:
         """No vCPU."""
@@ -69,16 +71,16 @@ class _Guest:
         memory = self.board.memory
         pages = tuple(range(16, 16 + 2 * (RING + 1)))
         down = RING + 1
-        self.out, self.into = Outgoing(RingMemory(memory, pages[:down])), None
+        self.out, self.into = Outgoing(RingMemory(memory, pages[:down])), Incoming(RingMemory(memory, pages[down:]))
         controller = ScsiController(UUID(int=1), [ScsiDisk(disk)])
         self.worker = Worker("vmbus:bench", self.board.clock, self._failed)
         self.interrupted = asyncio.Event()
         self.at = 0
         self.channel = Channel(
-            self.board, controller, OpenRequest(1, pages, down), interrupt=self._interrupt, again=self.worker.ring, ended=self._ended
-        )  # type: ignore[arg-type]
+            cast("Board", self.board), controller, OpenRequest(1, pages, down),
+            interrupt=self._interrupt, again=self.worker.ring, ended=self._ended,
+        )  # fmt: skip
         controller.opened(self.channel)
-        self.into = Incoming(RingMemory(memory, pages[down:]))
         self.worker.start(self.channel.service)
 
     def _failed(self, error: Exception) -> None:
@@ -124,9 +126,8 @@ class _Guest:
         spent = 0
         packets = []
         for i in range(depth):
-            request = ScsiRequest(
-                cdb_length=10, direction=Direction.IN, transfer_length=SIZE, cdb=struct.pack(">BBIBHB", 0x28, 0, i * 8 * 16, 0, SIZE // 512, 0)
-            )
+            cdb = struct.pack(">BBIBHB", 0x28, 0, i * 8 * 16, 0, SIZE // 512, 0)
+            request = ScsiRequest(cdb_length=10, direction=Direction.IN, transfer_length=SIZE, cdb=cdb)
             payload = VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(wire.PACKET_V2_SIZE)
             ranges = [PageRange(SIZE, 0, (256 + i,))]
             packets.append(pack_packet(PacketKind.GPA_DIRECT, payload, i + 2, flags=1, ranges=ranges))

@@ -1,4 +1,4 @@
-"""``avmm demo inside``: a table and a chart of what it costs to touch a device inside the hypervisor and outside."""
+"""``avmm demo``, and ``avmm demo inside``: a table and a chart of what it costs to touch a device inside the hypervisor and outside."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from avmm.control.demo_inside import Cost, demo_inside
 
 from . import lifetime
+from .demo_storage import storage
 
 WIDTH = 40
 
@@ -19,6 +20,9 @@ WIDTH = 40
 @click.group("demo")
 def demo() -> None:
     """Measure what the machine's structure costs and gains."""
+
+
+demo.add_command(storage)
 
 
 @demo.command("inside")

@@ -82,6 +82,14 @@ def load(  # noqa: PLR0917 - in the order a boot loader's user thinks of them
     return _start(found)
 
 
+def check_length(image: bytes, setup_size: int) -> None:
+    """BootError when there is less behind the setup code than syssize says; what makes up its last paragraph may be left out."""
+    version: int = struct.unpack_from("<H", image, 0x206)[0]
+    paragraphs: int = struct.unpack_from("<I" if version >= 0x0204 else "<H", image, 0x1F4)[0]
+    if len(image) - setup_size <= 16 * (paragraphs - 1):
+        raise BootError(f"the kernel image is cut off: {len(image)} bytes, and its header says {setup_size + 16 * paragraphs}")
+
+
 def _parse_bzimage(image: bytes) -> Kernel:
     if len(image) < 0x250 or image[0x1FE:0x200] != b"\x55\xaa" or image[0x202:0x206] != b"HdrS":
         raise BootError("this is not a Linux kernel: it has no setup header")
@@ -91,6 +99,7 @@ def _parse_bzimage(image: bytes) -> Kernel:
     setup_size = 512 * ((image[0x1F1] or 4) + 1)
     if len(image) <= max(setup_size, 0x268):
         raise BootError("the kernel image is cut off: its setup code says there is more")
+    check_length(image, setup_size)
     load_at: int = struct.unpack_from("<I", image, 0x214)[0]
     memory_needed = len(image) - setup_size
     if version >= 0x020A:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from avmm.boot.errors import BootError
 from avmm.boot.layout import ONE_MIB
+from avmm.boot.linux import check_length
 from avmm.memory import GuestMemory
 
 SETUP_SEGMENT = 0x1000
@@ -64,6 +65,7 @@ def prepare(ram_size: int, image: bytes, initrd: bytes | None = None, command_li
     line = command_line.encode() + b"\0"
     if setup_size > SETUP_LIMIT or len(image) <= setup_size or not image[0x211] & _LOADED_HIGH:
         raise BootError("the kernel image is cut off, or loads below 1 MiB, which is not supported")
+    check_length(image, setup_size)
     if len(line) > COMMAND_LINE_ROOM:
         raise BootError(f"the command line has {len(line) - 1} bytes, but this kernel takes {COMMAND_LINE_ROOM - 1}")
     end = ONE_MIB + len(image) - setup_size

@@ -25,14 +25,15 @@ QUICK_REQUESTS = {512: 240, 4096: 240, 65536: 64}
 TIMEOUT = 120  # s of machine time for one step
 CACHE = Path(".cache") / "guests" / "root"
 """Where ``make test`` unpacks Debian's packages, below the folder with the sources; AVMM_GUEST_CACHE says otherwise."""
-_DIRECT = bytes.fromhex(
+DIRECT = bytes.fromhex(
     "7f454c4602010100000000000000000002003e00010000007800400000000000400000000000000000000000000000000000"
     "0000400038000100000000000000010000000700000000000000000000000000400000000000000040000000000012010000"
     "0000000000000200000000000010000000000000488b742428e87b0000004889c5488b742420e86e0000004889c3488b7424"
     "30e86100000048f7e34989c4488b7424184531ed803e77410f94c54183c511b802000000488b7c2410be024000000f0585c0"
     "78274189c64489e84489f7be000041004889da4d89e20f054839d8750c4901dc48ffcd75e031ffeb05bf01000000b83c0000"
     "000f0531c00fb61683ea30720a6bc00a01d048ffc6ebeec3"
-)  # examples/direct.asm
+)
+"""A program for x86-64: ``direct DEVICE read|write SIZE COUNT SKIP``. Its source is examples/direct.asm."""
 _SERVER = 'chmod +x /tmp/direct\nstty -echo\necho "<<0>>"\nwhile read -r line; do eval "$line"; echo "<<$?>>"; done'
 _DONE = re.compile(r"<<(\d+)>>\r?\n")
 _LOOK = "for v in /sys/block/sd*/device/vendor; do case $(cat $v 2>/dev/null) in {vendor}*) break 2;; esac; done"
@@ -121,7 +122,7 @@ async def demo_linux(files: LinuxFiles, report: Report = lambda one: None, *, qu
         image.write_bytes(os.urandom(1 << 16) * max(size * count >> 16 for size, count in requests.items()))
         loads = {path: _load(files, path) for path in PATHS}
         modules = {name: data for _, of_path in loads.values() for name, data in of_path.items()}
-        ramdisk.write_bytes(initrd.build(_SERVER, files.busybox.read_bytes(), files={**modules, "tmp/direct": _DIRECT}))
+        ramdisk.write_bytes(initrd.build(_SERVER, files.busybox.read_bytes(), files={**modules, "tmp/direct": DIRECT}))
         config = VmConfig(
             name="storage", memory="192M", kernel=files.kernel, initrd=ramdisk, disks=[Disk(image)], hyperv=True, clock="real",
             append="console=ttyS0 nokaslr mitigations=off panic=-1 quiet random.trust_cpu=on",

@@ -88,6 +88,7 @@ class Disk:
         self._port = PortDriver(name, self._device)
         self._class = ClassDriver(name, self._port, file.size // SECTOR, file.read_only)
         self._driver = VirtualizationDriver(name, self._class)
+        self._loop = asyncio.get_running_loop()  # asking for it costs a system call
         self._pending = 0
         self._idle: asyncio.Future[None] | None = None
         for stage in self._stages:
@@ -158,25 +159,26 @@ class Disk:
     async def _ask(self, op: Op, lba: int, count: int, data: bytes, id: int) -> StorageRequest:
         if self.closed:
             raise BlockError(BlockFault.NO_MEDIUM, lba, f"{self.name} has been closed")
-        answered: asyncio.Future[StorageRequest] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] | None = None
         request = StorageRequest(id or journey.get() or next_id(), op, lba, count, data)
 
         def answer(request: StorageRequest) -> None:
             self._pending -= 1
             if not self._pending and self._idle is not None and not self._idle.done():
                 self._idle.set_result(None)
-            if answered.done():
-                return  # the caller has gone
-            if request.error is None:
-                answered.set_result(request)
-            else:
-                answered.set_exception(request.error)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
         request.on_finish(answer)
         self._pending += 1
         if not self._driver.offer(request):
             await self._driver.put(request)
-        return await answered
+        if not request.finished:  # the page cache did not have it
+            waiter = self._loop.create_future()
+            await waiter
+        if request.error is not None:
+            raise request.error
+        return request
 
     async def close(self) -> None:
         """Refuse new requests, let those given finish, end the tasks, flush and unlock the file."""

@@ -32,6 +32,8 @@ class Tally:
     inside: bool
     reads: int = 0
     writes: int = 0
+    direct: bool = False
+    """Whether the guest reaches a physical device here, so that its accesses are no exits."""
 
 
 def _keep(past: dict[tuple[str, bool], Tally], tally: Tally) -> None:
@@ -50,8 +52,12 @@ class PortBus:
         self.floating: dict[int, Tally] = {}
         self.past: dict[tuple[str, bool], Tally] = {}
         """What devices were asked where they are not any more, by name and whether inside."""
+        self.past_direct = Tally("physical", True, direct=True)
+        """What physical devices were asked that are not reached directly any more."""
 
-    def attach(self, device: Device, ranges: tuple[PortRange, ...], read: Read, write: Write, *, inside: bool = True) -> None:
+    def attach(
+        self, device: Device, ranges: tuple[PortRange, ...], read: Read, write: Write, *, inside: bool = True, direct: bool = False
+    ) -> None:
         """Let ``read`` and ``write`` answer a device's ports. BusError when another device has one of them."""
         wanted: set[int] = set()
         for span in ranges:
@@ -66,7 +72,7 @@ class PortBus:
                 wanted.add(port)
         for span in ranges:
             for port in range(span.first, span.first + span.count):
-                self._ports[port] = (read, write, span.width, Tally(device.name, inside))
+                self._ports[port] = (read, write, span.width, Tally(device.name, inside, direct=direct))
 
     def detach(self, ranges: tuple[PortRange, ...], owner: Device | None = None) -> None:
         """Let ports float again; with ``owner`` only those that are its own."""
@@ -75,7 +81,11 @@ class PortBus:
                 entry = self._ports.get(port)
                 if entry is not None and (owner is None or entry[3].device == owner.name):
                     del self._ports[port]
-                    _keep(self.past, entry[3])
+                    if entry[3].direct:
+                        self.past_direct.reads += entry[3].reads
+                        self.past_direct.writes += entry[3].writes
+                    else:
+                        _keep(self.past, entry[3])
 
     def read(self, port: int, size: int) -> int:
         """Answer IN: any port, any size."""
@@ -134,6 +144,11 @@ class PortBus:
         """Return the name of the device that answers ``port``."""
         entry = self._ports.get(port)
         return entry[3].device if entry is not None else None
+
+    def direct(self) -> tuple[int, int]:
+        """Return how often the guest read and wrote physical devices without an exit."""
+        tallies = [self.past_direct, *(entry[3] for entry in self._ports.values() if entry[3].direct)]
+        return sum(tally.reads for tally in tallies), sum(tally.writes for tally in tallies)
 
     def tallies(self) -> dict[int, Tally]:
         """Return what each port of a device was asked."""

@@ -29,6 +29,7 @@ from avmm.hypervisor.slot import Slot
 from avmm.hypervisor.trace import Trace
 from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
 from avmm.memory import GuestMemory
+from avmm.started import Started
 
 T = TypeVar("T")
 RESET_NS = 10 * MILLISECOND  # what RESET# takes in virtual time: a machine that resets for ever does not stand still in time
@@ -125,7 +126,8 @@ class Partition:
         self.memory = GuestMemory(ram, self.processor.invalidate)
         self.processor.map_ram(0, ram)
         self._task: asyncio.Task[None] | None = None
-        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._in_flight: set[asyncio.Future[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # once known: asking for it costs a system call
         self._idle = asyncio.Event()
         self._idle.set()
         self._want_reset: str | None = None
@@ -219,7 +221,8 @@ class Partition:
 
     def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
         """Run a device's work in the background; see ``Board.start``."""
-        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}:work")
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        task = (_begin if isinstance(self.clock, WallClock) else _task)(loop, work, f"{self.name}:work")
         self._in_flight.add(task)
         self._idle.clear()
         if isinstance(self.clock, WallClock):
@@ -229,7 +232,7 @@ class Partition:
             timer = self.clock.timer(lambda: self._deliver(task, done))
             timer.ready = asyncio.get_running_loop().create_future()
 
-        def finished(task: asyncio.Task[Any]) -> None:
+        def finished(task: asyncio.Future[Any]) -> None:
             self._in_flight.discard(task)
             if timer is None:
                 self._deliver(task, done)
@@ -243,7 +246,7 @@ class Partition:
         if timer is not None:
             timer.arm(self.clock.now() + latency)
 
-    def _deliver(self, task: asyncio.Task[Any], done: Callable[[Any], None]) -> None:
+    def _deliver(self, task: asyncio.Future[Any], done: Callable[[Any], None]) -> None:
         if task.cancelled():
             return
         error = task.exception()
@@ -328,6 +331,7 @@ class Partition:
             raise RuntimeError(f"{self.name} is on already")
         self._boot()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vm:{self.name}")
+        self.vcpu.yield_soon()  # whoever powers on can arm a wait before the first instruction: in virtual time HLT jumps far
         await asyncio.sleep(0)
 
     async def _run(self) -> None:
@@ -445,6 +449,7 @@ class Partition:
             self.clock.advance_to(self.clock.now() + RESET_NS)
         self._boot()
         self.vcpu.restarted()
+        self.vcpu.yield_soon()  # whoever waits sees each reset: a machine that resets for ever executes hardly anything
         self.interrupt(self.controller.intr if self.controller is not None else False)
 
     def interrupt(self, pending: bool) -> None:
@@ -502,3 +507,26 @@ class Partition:
     def exits() -> tuple[str, ...]:
         """Return the names of the reasons a run ends for."""
         return tuple(reason.name.lower() for reason in Exit)
+
+
+def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
+    return loop.create_task(work, name=name)
+
+
+def _begin(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
+    """Begin the work; most of it does not have to wait and needs no task."""
+    try:
+        blocker = work.send(None)
+    except StopIteration as stop:
+        ended: asyncio.Future[T] = loop.create_future()
+        ended.set_result(stop.value)
+        return ended
+    except Exception as error:
+        failed: asyncio.Future[T] = loop.create_future()
+        failed.set_exception(error)
+        return failed
+    return loop.create_task(_go_on(Started(work, blocker)), name=name)
+
+
+async def _go_on(started: Started[T]) -> T:
+    return await started

@@ -29,7 +29,8 @@ class Worker:
         self._failed = failed
         self._held = self._missed = False
         self._timer = clock.timer(self._turn) if isinstance(clock, VirtualClock) else None
-        self._bell = asyncio.Event()
+        self._rung = False
+        self._bell: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
     def start(self, service: Callable[[], None]) -> None:
@@ -41,7 +42,9 @@ class Worker:
     def ring(self) -> None:
         """Have the service run soon."""
         if self._timer is None:
-            self._bell.set()
+            self._rung = True
+            if self._bell is not None and not self._bell.done():
+                self._bell.set_result(None)
         elif not self._timer.armed:
             self._timer.arm(self._clock.now() + SIGNAL_LATENCY)
 
@@ -61,9 +64,12 @@ class Worker:
             self.task.cancel()
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()  # an Event would ask for it each time, by a system call
         while True:
-            await self._bell.wait()
-            self._bell.clear()
+            if not self._rung:
+                self._bell = loop.create_future()
+                await self._bell
+            self._rung = False
             self._turn()
 
     def _turn(self) -> None:

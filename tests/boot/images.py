@@ -19,10 +19,12 @@ def bzimage(
     code32_start: int = MIB,
     initrd_max: int = 0x7FFFFFFF,
     command_line_size: int = 2047,
+    syssize: int = 0,
 ) -> bytes:
     """A bzImage with four setup sectors; ``payload`` is the protected-mode part."""
     image = bytearray(5 * 512)
     image[0x1F1] = 4
+    struct.pack_into("<I", image, 0x1F4, syssize)
     struct.pack_into("<H", image, 0x1FE, 0xAA55)
     image[0x200:0x206] = b"\xeb\x6aHdrS"
     struct.pack_into("<H", image, 0x206, version)

@@ -139,6 +139,8 @@ GOOD_ELF = elf([(MIB, MIB, b"text", 64)], MIB, bits=64)
         (b"MZ" + bytes(5000), "not a Linux kernel"),
         (GOOD[:0x240], "not a Linux kernel"),
         (GOOD[: 5 * 512], "cut off"),
+        (bzimage(syssize=65), "cut off: 3584 bytes, and its header says 3600"),
+        (bzimage(syssize=0x10040), "cut off"),
         (bzimage(version=0x0204), "protocol 2.04"),
         (bzimage(loadflags=0), "bzImage"),
         (bzimage(init_size=64 * MIB), "needs 65 MiB"),
@@ -209,6 +211,11 @@ def test_load_address_just_fits() -> None:
     load(memory, 4 * MIB, bzimage(init_size=3 * MIB))
     with pytest.raises(BootError, match="needs 5 MiB"):
         load(memory, 4 * MIB, bzimage(init_size=3 * MIB + 1))
+
+
+@pytest.mark.parametrize(("version", "syssize", "length"), [(0x020F, 64, 1024), (0x020F, 64, 1009), (0x020F, 63, 1024), (0x0203, 0x10040, 1024)])
+def test_an_image_may_end_in_its_last_paragraph_and_go_on_behind_it(version: int, syssize: int, length: int) -> None:
+    linux.check_length(bzimage(bytes(length), version=version, syssize=syssize), 5 * 512)
 
 
 def test_header_fields_survive_beyond_the_known_ones(memory: GuestMemory) -> None:

@@ -14,9 +14,10 @@ MIB = 1 << 20
 BASE = SETUP_SEGMENT << 4
 
 
-def image(*, code32: int = 0, setup_sectors: int = 2, rest: bytes = b"the rest", loadflags: int = 1) -> bytes:
+def image(*, code32: int = 0, setup_sectors: int = 2, rest: bytes = b"the rest", loadflags: int = 1, syssize: int = 0) -> bytes:
     setup = bytearray(512 * (setup_sectors + 1))
     setup[0x1F1] = setup_sectors
+    struct.pack_into("<I", setup, 0x1F4, syssize)
     setup[0x1FE:0x206] = b"\x55\xaa\xeb\x66HdrS"
     struct.pack_into("<H", setup, 0x206, 0x0207)
     setup[0x211] = loadflags
@@ -49,6 +50,7 @@ def test_placement() -> None:
     ("kernel", "initrd", "line", "problem"),
     [
         (image(rest=b""), None, "", "cut off"),
+        (image(syssize=2), None, "", "cut off: 1544 bytes, and its header says 1568"),
         (image(loadflags=0), None, "", "below 1 MiB"),
         (image(setup_sectors=64), None, "", "cut off"),
         (image(), None, "x" * 4096, "takes 4095"),

@@ -295,11 +295,17 @@ async def test_a_cancelled_caller_does_not_take_its_write_back(image: Path, monk
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("victim", ["virtualization:disk", "class:disk", "port:disk", "file:disk"])
-async def test_a_cancelled_stage_loses_no_request(image: Path, victim: str) -> None:
+async def test_a_cancelled_stage_loses_no_request(image: Path, victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+    real = backing.BackingFile._read_blocking
+    monkeypatch.setattr(backing, "READ_NOW", 0)
+    monkeypatch.setattr(backing.BackingFile, "_read_blocking", lambda *arguments: held.wait() and real(*arguments))
     with nothing_left():
         disk = await Disk.open(image)
-        jobs = [asyncio.create_task(disk.read(lba, 1)) for lba in range(200)]  # more than an inbox holds
-        await asyncio.sleep(0)
+        # More than the device has at once and an inbox holds, so each stage has some.
+        jobs = [asyncio.create_task(disk.read(lba, 1)) for lba in range(200)]
+        await settle()
+        asyncio.get_running_loop().call_soon(held.set)
         next(task for task in asyncio.all_tasks() if task.get_name() == victim).cancel()
         answers = await asyncio.gather(*jobs, return_exceptions=True)
         errors = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -368,3 +374,52 @@ async def test_a_stage_cancelled_before_its_first_step_answers_too() -> None:
     assert stage.offer("a")
     await stage.stop()
     assert stage.log == ["a: StageEnded"]
+
+
+class Gated(StorageStage):
+    """A stage that notes what it began and in which task it went on."""
+
+    def __init__(self) -> None:
+        super().__init__("gated")
+        self.log: list[tuple[int, str]] = []
+        self.gate = asyncio.Event()
+
+    async def perform(self, item: StorageRequest) -> None:
+        self.log.append((item.lba, "began"))
+        await self.gate.wait()
+        task = asyncio.current_task()
+        self.log.append((item.lba, task.get_name() if task is not None else ""))
+        item.finish()
+
+
+@pytest.mark.asyncio
+async def test_an_idle_stage_begins_at_once_and_waits_in_its_own_task() -> None:
+    stage = Gated()
+    stage.start()
+    await settle()
+    requests = [request(Op.READ, lba) for lba in range(3)]
+    assert all(map(stage.offer, requests))
+    assert stage.log == [(0, "began")], "the others wait in the inbox, behind it"
+    await settle()
+    assert stage.log == [(0, "began")]
+    stage.gate.set()
+    await settle()
+    assert stage.log == [(lba, what) for lba in range(3) for what in ("began", "gated")]
+    assert all(one.finished and one.error is None for one in requests)
+    await stage.stop()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("turns", [0, 10])
+async def test_what_an_idle_stage_began_is_rejected_when_its_task_ends(turns: int) -> None:
+    stage = Gated()
+    stage.start()
+    await settle()
+    held, queued = request(Op.READ, 0), request(Op.READ, 1)
+    assert stage.offer(held)
+    assert stage.offer(queued)
+    for _ in range(turns):  # before the task has taken it over, and after
+        await asyncio.sleep(0)
+    await stage.stop()
+    assert [(one.finished, type(one.error)) for one in (held, queued)] == [(True, BlockError)] * 2
+    assert stage.log == [(0, "began")]

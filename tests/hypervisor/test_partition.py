@@ -129,6 +129,21 @@ async def test_a_device_resets_the_machine_from_within_an_access() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("virtual", [True, False])
+async def test_a_machine_that_resets_for_ever_leaves_the_event_loop_its_turn(virtual: bool) -> None:
+    machine = Machine("lidt [z]\nint3\nz: dw 0\ndd 0", on_triple_fault="reset", virtual=virtual)
+    partition = machine.partition
+    await partition.power_on()
+    for _ in range(20):
+        before = partition.resets
+        await asyncio.sleep(0)
+        assert partition.resets <= before + 1
+    assert partition.resets >= 10
+    await partition.stop()
+    partition.close()
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(("policy", "boots"), [("stop", 1), ("reset", 3)])
 async def test_triple_fault(policy: str, boots: int) -> None:
     machine = Machine("lidt [z]\nint3\nz: dw 0\ndd 0", on_triple_fault=policy)

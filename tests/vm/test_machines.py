@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
+import mmap
 import os
 import random
 import threading
@@ -197,6 +199,19 @@ async def test_a_halted_machine_pauses(images: dict[str, Path], clock: str) -> N
         assert counter(vm) == at
         await vm.resume()
         await vm.wait_until(lambda: counter(vm) > at)
+
+
+@pytest.mark.asyncio
+async def test_memory_that_the_host_does_not_give_is_one_sentence(images: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    async with Host() as host:
+        with monkeypatch.context() as patch:
+            patch.setattr(mmap, "mmap", refuse)
+            with pytest.raises(ConfigError, match="2M of memory is more than this host gives us now: Cannot allocate memory"):
+                await host.create_vm(machine(images["echo"], disks=[Disk(images["echo"])]))
+        await host.create_vm(machine(images["echo"], disks=[Disk(images["echo"])]))  # the image is free, and so is the name
 
 
 @pytest.mark.asyncio

@@ -85,7 +85,9 @@ class SyntheticTimer:
             self.synic.apic.inject(self.config >> 4 & 0xFF)
             return
         sint = self.config >> 16 & 0xF
-        if not self.synic.depth(sint):  # a guest that does not look gets one message, however often the timer expires
+        # A guest that does not look gets one message of this timer, however often it expires. VMBus shares Linux's SINT:
+        # that one of its messages waits must not cost a one-shot timer its only expiry.
+        if not self.synic.waits(sint, TIMER_EXPIRED, struct.pack("<I", self.index)):
             expired = now // REFERENCE_NS if self.config & PERIODIC else self.count
             self.synic.post(sint, TIMER_EXPIRED, _PAYLOAD.pack(self.index, 0, expired, now // REFERENCE_NS))
 

@@ -117,6 +117,10 @@ class Synic:
         """How many messages wait for the guest."""
         return len(self._queues[sint])
 
+    def waits(self, sint: int, message_type: int, start: bytes) -> bool:
+        """Whether a message of that type whose payload begins with ``start`` waits for the guest."""
+        return any(kind == message_type and payload.startswith(start) for kind, payload in self._queues[sint])
+
     def post(self, sint: int, message_type: int, payload: bytes) -> None:
         """Send a message; it waits while the slot is taken or the controller is off. The caller bounds the queue by :meth:`depth`."""
         self._queues[sint].append((message_type, payload))

@@ -194,3 +194,19 @@ def test_a_deadline_at_the_end_of_time() -> None:
     rig.write(CONFIG, ENABLE | PERIODIC | 2 << 16)
     rig.bench.pass_time(10**9)
     assert vectors(rig) == []
+
+
+def test_a_message_of_vmbus_that_waits_does_not_cost_a_one_shot_timer_its_expiry() -> None:
+    rig = ready()
+    rig.hyperv.synic.post(2, 1, b"first")
+    rig.hyperv.synic.post(2, 1, b"second")  # waits: the slot is taken
+    assert rig.write(CONFIG, AUTO_ENABLE | 2 << 16)
+    assert rig.write(COUNT, 1000)
+    rig.bench.pass_time(1_000_000)
+    rig.bench.pass_time(1_000_000)
+    types = []
+    while (kind := rig.memory.unpack("<I", SLOT2)[0]) != 0:
+        types.append(kind)
+        rig.memory.pack("<I", SLOT2, 0)
+        rig.write(reg.EOM, 0)
+    assert types == [1, 1, 0x80000010]
