@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,33 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.layout import ConditionalContainer, Float, FloatContainer, FormattedTextControl, HSplit, Layout, Window
+from prompt_toolkit.layout import (
+    CompletionsMenu,
+    ConditionalContainer,
+    Float,
+    FloatContainer,
+    FormattedTextControl,
+    HSplit,
+    Layout,
+    Window,
+)
 from prompt_toolkit.layout.controls import UIContent, UIControl
-from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets import Frame as Border
 
 import avmm
 
 from . import serial_io
+from .commands import Interpreter
 from .doctor import COLUMNS, ROWS
 from .headless import raise_nothing_booted
+from .history import ScreenHistory, plain
 from .keys import HELP, Chord, Command, Event, KeyRouter, Text, typable
+from .pager import Pager
+from .path_view import PathView, whereabouts
+from .prompt import Prompt
+from .recording import logged, recorded
 from .request import Request
 from .results import Status, print_stats, save_files, say
 from .screen_view import Frame, ScreenView, SerialView, colour_depth
@@ -46,7 +61,7 @@ MESSAGE_SECONDS = 4.0
 PASTE_DELAY = 0.004
 ENOUGH = 512
 """Key events waiting in the keyboard controller before typing pauses."""
-STYLE = Style.from_dict({"status": "reverse", "message": "reverse bold", "help": "reverse"})
+STYLE = Style.from_dict({"status": "reverse", "message": "reverse bold", "help": "reverse", "prompt": "bold", "hint": "reverse"})
 
 
 def check_terminal() -> None:
@@ -85,9 +100,15 @@ class GuestControl(UIControl):
 class GuestConsole:
     """One machine on the terminal."""
 
-    def __init__(self, vm: avmm.Vm, request: Request) -> None:
+    def __init__(self, host: avmm.Host, vm: avmm.Vm, request: Request, output: Output | None = None) -> None:
         self.vm = vm
         self.request = request
+        self.interpreter = Interpreter(host, vm)
+        self.prompt = Prompt(self.interpreter, self._entered, self._focus_guest)
+        self.pager: Pager | None = None
+        self.history = ScreenHistory()
+        self.path = PathView(vm)
+        self.show_path = False
         self.depth = ColorDepth.from_env() or colour_depth(os.environ)
         self.router = KeyRouter()
         self.screen = ScreenView(vm, self.depth)
@@ -101,19 +122,29 @@ class GuestConsole:
         self._draw_seconds = 0.0
         self._shots = 0
         self._bug: BaseException | None = None
-        self.app = self._application()
+        self._guest = Window(GuestControl(self), always_hide_cursor=False)
+        self.app = self._application(output)
 
     # -- what is drawn
 
-    def _application(self) -> Application[None]:
-        window = Window(GuestControl(self), always_hide_cursor=False)
+    def _application(self, output: Output | None) -> Application[None]:
         help_window = Border(Window(FormattedTextControl(_help_text()), style="class:help"), style="class:help")
         overlay = ConditionalContainer(help_window, Condition(lambda: self.help))
         status = Window(FormattedTextControl(self._status), height=1, style="class:status")
-        root = FloatContainer(HSplit([window, status]), [Float(overlay)])
+        path = Window(FormattedTextControl(self.path.text), height=PathView.HEIGHT)
+        path_panel = ConditionalContainer(path, Condition(lambda: self.show_path))
+        paged = Window(FormattedTextControl(self._paged), style="class:help")
+        pager = ConditionalContainer(paged, Condition(lambda: self.pager is not None))
+        root = FloatContainer(
+            HSplit([self._guest, path_panel, self.prompt.container, status]),
+            [
+                Float(overlay), Float(pager, left=2, right=2, top=1, bottom=2),
+                Float(CompletionsMenu(max_height=12, scroll_offset=1), xcursor=True, ycursor=True),
+            ],
+        )  # fmt: skip
         app: Application[None] = Application(
-            Layout(root, focused_element=window), key_bindings=self._bindings(), style=STYLE, full_screen=True, color_depth=self.depth,
-            min_redraw_interval=1 / FRAMES,
+            Layout(root, focused_element=self._guest), key_bindings=self._bindings(), style=STYLE, full_screen=True, color_depth=self.depth,
+            min_redraw_interval=1 / FRAMES, output=output,
         )  # fmt: skip
         app.ttimeoutlen = ESCAPE_SECONDS
         app.timeoutlen = 0
@@ -133,7 +164,7 @@ class GuestConsole:
         if self.router.waiting:
             return [("class:message", " Ctrl-a: x quits, h lists all commands ")]
         where = "serial line" if self.on_serial else "x".join(map(str, vm.screen.vga.size))
-        parts = [vm.name, vm.state.value, where, f"{vm.config.clock} time {vm.now:.0f} s", f"{self._rate[2]:,} exits/s"]
+        parts = [vm.name, vm.state.value, where, f"{vm.config.clock} time {vm.now:.0f} s", f"{self._rate[2]:,} exits/s", *whereabouts(vm)]
         return [("", f" {'  '.join(parts)}   Ctrl-a h helps, Ctrl-a x quits")]
 
     def say(self, message: str) -> None:
@@ -145,15 +176,16 @@ class GuestConsole:
 
     def _bindings(self) -> KeyBindings:
         bindings = KeyBindings()
+        to_guest = Condition(lambda: not self.prompt.open)
 
-        @bindings.add(Keys.Any, eager=True)
+        @bindings.add(Keys.Any, eager=True, filter=to_guest)
         def any_key(event: KeyPressEvent) -> None:
             for press in event.key_sequence:
                 key = press.key.value if isinstance(press.key, Keys) else press.key
                 self._take(self.router.feed(key, press.data))
             asyncio.get_running_loop().call_soon(lambda: self._take(self.router.flush()))
 
-        @bindings.add(Keys.BracketedPaste, eager=True)
+        @bindings.add(Keys.BracketedPaste, eager=True, filter=to_guest)
         def paste(event: KeyPressEvent) -> None:
             self._take([Text(event.data.replace("\r\n", "\n").replace("\r", "\n"))])
 
@@ -165,7 +197,11 @@ class GuestConsole:
         for event in events:
             helping, self.help = self.help, False  # any key closes it
             if isinstance(event, Command):
+                self.pager = None
                 self._command(event)
+            elif self.pager is not None:
+                if not self.pager.take(event, self._page_height() - 1):
+                    self.pager = None
             elif not helping:
                 self._inbox.put_nowait(event)
         self.app.invalidate()
@@ -192,8 +228,44 @@ class GuestConsole:
                 self._screenshot()
             case "serial":
                 self.on_serial = not self.on_serial
+            case "command line":
+                self.prompt.open = True
+                self.app.layout.focus(self.prompt.window)
+            case "scroll back":
+                text = plain(self.vm.serial.text()) if self.on_serial else self._past()
+                self.pager = Pager(text, title="scroll-back", at_end=True, sticky=True)
+            case "path":
+                self.show_path = not self.show_path
             case _:
                 self.say(f"Ctrl-a {command.key} is no command: Ctrl-a h lists them")
+
+    def _past(self) -> str:
+        if self.vm.screen.vga.mode() == "text":
+            self.history.look(self.vm.screen.vga.text_rows())
+        return self.history.text()
+
+    def _page_height(self) -> int:
+        return max(2, self.app.output.get_size().rows - 3)
+
+    def _paged(self) -> str:
+        return self.pager.text(self.app.output.get_size().columns - 4, self._page_height()) if self.pager is not None else ""
+
+    # -- the command line
+
+    def _focus_guest(self) -> None:
+        self.app.layout.focus(self._guest)
+
+    def _entered(self, line: str) -> None:
+        self.app.create_background_task(self._carry_out(line))
+
+    async def _carry_out(self, line: str) -> None:
+        answer = await self.interpreter.run(line)
+        self.quit = self.quit or self.interpreter.left
+        if "\n" in answer:
+            self.pager = Pager(answer, title=line)
+        elif answer or line.strip():
+            self.say(answer or f"{line.strip()}: done")
+        self.app.invalidate()
 
     def _screenshot(self) -> None:
         while (path := Path(f"{self.vm.name}-{self._shots}.png")).exists():
@@ -237,6 +309,7 @@ class GuestConsole:
         """Redraw when something changed, and end with the machine."""
         vm = self.vm
         shown: tuple[object, ...] = ()
+        looked = -1
         while True:
             await asyncio.sleep(max(1 / FRAMES, LOAD * self._draw_seconds))
             if vm.state in (avmm.RunState.OFF, avmm.RunState.FAILED) or vm.boot_failure:
@@ -244,11 +317,15 @@ class GuestConsole:
                 return
             now = time.monotonic()
             self._count(now)
+            drawn = self.show_path and self.path.sample(now)
+            if vm.screen.vga.mode() == "text" and vm.screen.vga.generation != looked:
+                looked = vm.screen.vga.generation
+                self.history.look(vm.screen.vga.text_rows())
             if self._message and now > self._message_until:
                 self._message = ""
             seen = self.serial.generation if self.on_serial else vm.screen.vga.generation
             state = (self.on_serial, seen, vm.state, self._message, self._rate)
-            if state != shown:
+            if state != shown or drawn:
                 shown = state
                 self.app.invalidate()
 
@@ -276,6 +353,7 @@ class GuestConsole:
                 raise self._bug
         finally:
             loop.set_exception_handler(before)
+            self.interpreter.close()
             for task in tasks:
                 task.cancel()
             for task in tasks:
@@ -301,8 +379,10 @@ async def run_console(request: Request) -> int:
     """Make the machine, show it, and return the exit status."""
     async with avmm.Host() as host:
         vm = await host.create_vm(request.machine())
-        console = GuestConsole(vm, request)
-        with serial_io.connected(vm, request.serial):
+        with ExitStack() as held:
+            held.enter_context(serial_io.connected(vm, request.serial))
+            held.enter_context(logged(vm, request.log))
+            console = GuestConsole(host, vm, request, held.enter_context(recorded(request.record)))
             await vm.start()
             await console.run()
         status = _outcome(console)

@@ -75,6 +75,8 @@ def group(ctx: click.Context) -> None:
 @click.option("--screenshot", metavar="F.png", help="Save the screen at the end.")
 @click.option("--print-screen", is_flag=True, help="Print the screen's text at the end.")
 @click.option("--serial", metavar="stdio|FILE", help="Connect the serial line to standard input and output, or append it to a file.")
+@click.option("--record", metavar="F.cast", help="Record the console as an asciicast (asciinema plays it).")
+@click.option("--log", metavar="F.txt", help="Write the serial line's output and the machine's events as plain text.")
 @click.option("--speaker", metavar="F.wav", help="Save what the PC speaker played.")
 @click.option("--stats", is_flag=True, help="Print at the end what the machine did.")
 @click.option("--json", is_flag=True, help="Print the result, the screen and the statistics as JSON.")
@@ -95,7 +97,8 @@ def run(ctx: click.Context, /, **given: Any) -> int:
       avmm run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --headless --serial stdio
       avmm run boot.img --headless --expect "boot:" --type "linux\\n" --expect "ready" --screenshot ready.png
 
-    In the console Ctrl-a is the prefix: Ctrl-a x quits, Ctrl-a h lists the others.
+    In the console Ctrl-a is the prefix: Ctrl-a x quits, Ctrl-a c is a command line, Ctrl-a v draws
+    what happens, Ctrl-a [ scrolls back, Ctrl-a h lists the others.
 
     With --headless, --expect and --type are steps in the order given. Exit status 0: all steps done, or without steps the
     guest powered off; 1: a step timed out (the screen and the serial line are printed); 2: bad usage, or an image that

@@ -12,6 +12,7 @@ from rich.table import Table
 from avmm.control.demo_inside import Cost, demo_inside
 
 from . import lifetime
+from .demo_devirtualize import devirtualize
 from .demo_storage import storage
 
 WIDTH = 40
@@ -22,6 +23,7 @@ def demo() -> None:
     """Measure what the machine's structure costs and gains."""
 
 
+demo.add_command(devirtualize)
 demo.add_command(storage)
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 import click
 from prompt_toolkit.output import ColorDepth
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import avmm
 import avmm_guests
@@ -166,7 +166,7 @@ def print_checks(checks: list[Check], *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks], indent=2))
     else:
-        table = Table("", "what", "found", "what to do")
+        table = Table("", "what", Column("found", overflow="fold"), "what to do")  # a path is of use in full only
         marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
         for check in checks:
             table.add_row(marks[check.state], check.subject, check.found, check.advice)

@@ -16,6 +16,7 @@ import click
 import avmm
 
 from . import serial_io
+from .recording import logged
 from .request import Request
 from .results import Status, final_state, print_json, print_stats, save_files, say
 from .steps import Step
@@ -119,7 +120,7 @@ async def run_headless(request: Request) -> Status:
     async with avmm.Host() as host:
         vm = await host.create_vm(request.machine())
         run = HeadlessRun(vm, request)
-        with serial_io.connected(vm, request.serial):
+        with serial_io.connected(vm, request.serial), logged(vm, request.log):
             async with _progress(run):
                 status, outcome = await run.go()
         save_files(vm, request)

@@ -13,7 +13,7 @@ from avmm.devices.keys import KEYS, for_text
 PREFIX = "c-a"
 COMMANDS = {
     "h": "help", "?": "help", "x": "quit", "r": "reset", "s": "screenshot", "b": "power button", "p": "pause", "d": "ctrl-alt-del",
-    "t": "serial", "a": "literal", PREFIX: "literal",
+    "t": "serial", "c": "command line", "[": "scroll back", "v": "path", "a": "literal", PREFIX: "literal",
 }  # fmt: skip
 HELP = (
     ("x", "quit: switch the machine off"),
@@ -24,6 +24,9 @@ HELP = (
     ("d", "Ctrl-Alt-Delete"),
     ("s", "save a screenshot"),
     ("t", "the serial line, and back to the screen"),
+    ("c", "command line: stop, install, info, x ...; Tab completes"),
+    ("v", "the path of what happens now, with its rates"),
+    ("[", "scroll back: PgUp, PgDn, q leaves"),
     ("Ctrl-a", "Ctrl-a for the guest"),
 )
 

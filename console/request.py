@@ -48,6 +48,8 @@ class Request:
     screenshot: str | None
     speaker: str | None
     serial: str | None
+    record: str | None
+    log: str | None
     print_screen: bool
     stats: bool
     json: bool
@@ -89,7 +91,12 @@ class Request:
             for step in self.steps:
                 if step.kind == "type":
                     check_typable(step)
-        for option, path in (("--screenshot", self.screenshot), ("--speaker", self.speaker), ("--serial", self.serial)):
+        if self.record is not None and self.headless:
+            raise click.UsageError("--record records the console: leave --headless away, or use --log")
+        for option, path in (
+            ("--screenshot", self.screenshot), ("--speaker", self.speaker), ("--serial", self.serial),
+            ("--record", self.record), ("--log", self.log),
+        ):  # fmt: skip
             if path is not None and not (option == "--serial" and self.talks):
                 _check_writable(option, path)
 

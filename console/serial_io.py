@@ -16,16 +16,19 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
+
 import avmm
 
 CHUNK = 4096
 
 
 class SerialLog:
-    """Appends what the guest sends to a file, as it is."""
+    """Appends what the guest sends to a file, as it is. A full disk does not disturb the guest: :meth:`close` says it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._error: OSError | None = None
         self._fd: int | None = None
         self._waiting = bytearray()
 
@@ -33,7 +36,11 @@ class SerialLog:
         """Take a piece of output."""
         self._waiting += data
         if len(self._waiting) >= CHUNK:
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                self._error = error
+                self._waiting.clear()
 
     def _write(self) -> None:
         if self._fd is None:
@@ -42,8 +49,10 @@ class SerialLog:
             del self._waiting[: os.write(self._fd, self._waiting)]
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Write out what is buffered. OSError when something could not be written."""
         try:
+            if self._error is not None:
+                raise self._error
             if self._waiting:
                 self._write()
         finally:
@@ -154,4 +163,7 @@ def connected(vm: avmm.Vm, where: str | None) -> Iterator[None]:
         try:
             yield
         finally:
-            log.close()
+            try:
+                log.close()
+            except OSError as error:
+                raise click.ClickException(f"--serial {where}: {error.strerror}") from None

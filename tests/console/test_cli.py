@@ -247,6 +247,15 @@ def test_serial_output_is_appended_to_a_file(avmm_command: Avmm, tmp_path: Path)
         assert (tmp_path / "log").read_bytes() == b"serial>" * times
 
 
+@pytest.mark.parametrize("length", [1, 5000], ids=["at the end", "before"])
+def test_a_serial_file_that_cannot_be_written_is_one_sentence(length: int, avmm_command: Avmm, tmp_path: Path) -> None:
+    send = bytes.fromhex("b9") + length.to_bytes(2, "little") + bytes.fromhex("baf803 b078 ee e2fd")  # 'x', again and again
+    image = sectors.write(tmp_path / "a.img", "", send + sectors.POWER_OFF)
+    result = avmm_command("run", image, "--headless", "--serial", "/dev/full")
+    assert result.status == 2
+    assert result.sentence == "avmm: --serial /dev/full: No space left on device"
+
+
 def test_the_overlay_leaves_the_image_alone(avmm_command: Avmm, tmp_path: Path) -> None:
     # Writes a zero sector over the boot sector; prints "f" on an error.
     write_mbr = bytes.fromhex("b80103 bb007e b90100 ba8000 cd13 7306 b066 b40e cd10")
@@ -328,6 +337,7 @@ def test_doctor_finds_this_machine_in_order(avmm_command: Avmm) -> None:
     table = avmm_command("doctor")
     assert table.status == 0
     assert "boot test" in table.out
+    assert "…" not in table.out
 
 
 def test_doctor_says_what_is_missing(avmm_command: Avmm, monkeypatch: pytest.MonkeyPatch) -> None:

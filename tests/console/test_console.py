@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,8 +55,7 @@ class Terminal:
 
     def wait_restored(self) -> str:
         """The shell is back, on the normal screen, in line mode with echo, and with a cursor."""
-        text = self.wait("status ")
-        self.wait(lambda text: text.rstrip().endswith(PROMPT))
+        text = self.wait(lambda text: re.search(r"^status \d", text, re.MULTILINE) is not None and text.rstrip().endswith(PROMPT))
         flags = self.do("display-message", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag}").split()
         assert flags == ["0", "1", "0"]
         self.keys("clear; stty -a", "Enter")
@@ -138,6 +139,55 @@ def test_the_serial_line_as_a_terminal(terminal: Terminal, tmp_path: Path) -> No
     terminal.wait("screen")
     terminal.keys("C-a", "x")
     terminal.wait_restored()
+
+
+def test_command_line_path_scroll_back_and_record(terminal: Terminal, tmp_path: Path) -> None:
+    image = sectors.write(tmp_path / "a.img", "ready> ", sectors.ECHO)
+    terminal.start(image, "--record", "run.cast", "--log", "run.txt")
+    terminal.wait("ready>")
+    terminal.keys("C-a", "c")
+    terminal.wait("avmm>")
+    terminal.keys("info reg", "Tab")
+    terminal.wait("avmm> info registers")
+    terminal.keys("Enter")
+    assert "rip" in terminal.wait("PgUp PgDn scroll").lower()
+    terminal.keys("z")  # closes the answer and goes nowhere else
+    terminal.wait(lambda text: "PgUp" not in text and "avmm>" not in text)
+    terminal.keys("C-a", "c")
+    terminal.wait("avmm>")
+    terminal.keys("stop", "Enter")
+    terminal.wait("vm  paused")
+    terminal.keys("C-a", "c")
+    terminal.wait("avmm>")
+    terminal.keys("Up", "Up")
+    terminal.wait("avmm> info registers")
+    terminal.keys("Escape")
+    terminal.wait(lambda text: "avmm>" not in text)
+    terminal.keys("C-a", "p")
+    terminal.wait("vm  running")
+    terminal.keys("C-a", "v")
+    assert "device outside" in terminal.wait("> trap ═> hypervisor")
+    terminal.keys("typed")
+    terminal.wait("ready> typed")  # the guest runs and is seen beside it; nothing of the command line came here
+    terminal.wait(lambda text: "hypervisor" in text and "I/O 0 " not in text)
+    terminal.keys("C-a", "[")
+    terminal.wait("scroll-back")
+    terminal.keys("q")
+    terminal.wait(lambda text: "scroll-back" not in text)
+    terminal.keys("C-a", "c")
+    terminal.wait("avmm>")
+    terminal.keys("uninstall pit", "Enter")
+    terminal.wait("PgUp PgDn scroll")
+    terminal.keys("q")
+    terminal.wait("pit:service")
+    terminal.keys("C-a", "c")
+    terminal.wait("avmm>")
+    terminal.keys("quit", "Enter")
+    assert "status 0" in terminal.wait_restored()
+    header, *events = map(json.loads, (tmp_path / "run.cast").read_text().splitlines())
+    assert (header["version"], header["width"], header["height"]) == (2, 100, 30)
+    assert "hypervisor" in "".join(data for _, _, data in events)
+    assert "] paused" in (tmp_path / "run.txt").read_text()
 
 
 def test_it_ends_with_the_guest(terminal: Terminal, tmp_path: Path) -> None:

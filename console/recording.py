@@ -1,0 +1,131 @@
+"""What happened, in files: the console's terminal as an asciicast (``--record``), serial line and events as text (``--log``).
+
+The asciicast is version 2 (docs.asciinema.org, "asciicast v2"): a JSON header, then one JSON array [seconds, "o", data] a line.
+The invariant: every line in a file is complete when it is written, so that a console that is killed leaves a usable file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TextIO, TypeVar, cast
+
+from prompt_toolkit.output import Output, create_output
+
+import avmm
+from avmm.hypervisor.partition import RunState
+from avmm.hypervisor.trace import Event
+
+from .history import plain
+
+T = TypeVar("T")
+
+
+class RecordedTerminal:
+    """Standard output that is recorded on the way, for prompt_toolkit's output. It has no ``buffer``: text goes through it."""
+
+    def __init__(self, terminal: TextIO, record: TextIO, size: os.terminal_size) -> None:
+        self._terminal = terminal
+        self._record = record
+        self._began = time.monotonic()
+        self.encoding = terminal.encoding
+        environment = {name: os.environ[name] for name in ("TERM", "SHELL") if name in os.environ}
+        header = {"version": 2, "width": size.columns, "height": size.lines, "timestamp": int(time.time()), "env": environment}
+        self._line(header)
+
+    def _line(self, value: object) -> None:
+        self._record.write(json.dumps(value) + "\n")
+        self._record.flush()
+
+    def write(self, data: str) -> int:
+        """Write to the terminal and into the record."""
+        if data:
+            self._line([round(time.monotonic() - self._began, 6), "o", data])
+        self._terminal.buffer.write(data.encode(self.encoding or "utf-8", "replace"))
+        return len(data)
+
+    def flush(self) -> None:
+        """Let the terminal have it."""
+        self._terminal.flush()
+
+    def fileno(self) -> int:
+        """Return the terminal's file descriptor."""
+        return self._terminal.fileno()
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return self._terminal.isatty()
+
+
+class PlainLog:
+    """Writes the serial line's output line by line, and between them events as ``[seconds] name field=value``."""
+
+    def __init__(self, vm: avmm.Vm, file: TextIO) -> None:
+        self._vm = vm
+        self._file = file
+        self._line = bytearray()
+
+    def serial(self, data: bytes) -> None:
+        """Take a piece of the guest's output."""
+        *lines, rest = (bytes(self._line) + data).split(b"\n")
+        self._line = bytearray(rest)
+        for line in lines:
+            self._file.write(plain(line.decode("utf-8", "replace")) + "\n")
+
+    def event(self, event: Event) -> None:
+        """Take an event of the trace."""
+        self._note(event.name, **event.fields)
+
+    def state(self, state: RunState) -> None:
+        """Take a new state of the machine."""
+        reason = self._vm.partition.off_reason
+        self._note(state.value, **({"reason": reason} if reason and state is RunState.OFF else {}))
+
+    def _note(self, name: str, **fields: object) -> None:
+        self.finish_line()
+        words = [f"[{self._vm.now:12.6f}] {name}", *(f"{key}={value}" for key, value in fields.items())]
+        self._file.write(" ".join(words) + "\n")
+        self._file.flush()
+
+    def finish_line(self) -> None:
+        """Write out a line that has not ended."""
+        if self._line:
+            self._file.write(plain(self._line.decode("utf-8", "replace")) + "\n")
+            self._line.clear()
+
+
+@contextmanager
+def logged(vm: avmm.Vm, path: str | None) -> Iterator[None]:
+    """Write the log, for the time of a with block; None writes none."""
+    with ExitStack() as held:
+        if path is not None:
+            log = PlainLog(vm, held.enter_context(open(path, "w", encoding="utf-8")))
+            held.callback(log.finish_line)
+            held.enter_context(_listening(vm.serial.listeners, log.serial))
+            held.enter_context(_listening(vm.partition.observers, log.state))
+            held.enter_context(_listening(vm.partition.trace_log.subscribers, log.event))
+        yield
+
+
+@contextmanager
+def _listening(listeners: list[Callable[[T], None]], listener: Callable[[T], None]) -> Iterator[None]:
+    listeners.append(listener)
+    try:
+        yield
+    finally:
+        listeners.remove(listener)
+
+
+@contextmanager
+def recorded(path: str | None) -> Iterator[Output | None]:
+    """Return an output to the terminal that is recorded in a file, for the time of a with block; None without a file."""
+    if path is None:
+        yield None
+        return
+    with open(path, "w", encoding="utf-8") as record:
+        terminal = RecordedTerminal(sys.stdout, record, os.get_terminal_size(sys.stdout.fileno()))
+        yield create_output(cast(TextIO, terminal))
