@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHIM := $(wildcard avmm/cpu/unicorn/shim/*)
 WORKERS ?= 2
 
-.PHONY: run test test-long lint guests fetch bench clean
+.PHONY: run test test-long lint guests fetch bench docs clean
 
 run: $(VENV)/.run
 	$(BIN)/avmm run
@@ -30,6 +30,10 @@ guests: $(VENV)/.run
 bench: $(VENV)/.test fetch
 	$(BIN)/python -m benchmarks
 
+# the manual, as docs/_build/index.html
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import sys; sys.exit("avmm needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test "`uname -sm`" = "Linux x86_64" || { echo "avmm runs on Linux x86-64 only, and this is `uname -sm`."; exit 1; }
@@ -44,5 +48,9 @@ $(VENV)/.test: $(VENV)/.venv pyproject.toml $(SHIM)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.run
 
+$(VENV)/.docs: $(VENV)/.venv pyproject.toml $(SHIM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@ $(VENV)/.run
+
 clean:
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) .cache build docs/_build *.egg-info

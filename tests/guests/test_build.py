@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,22 @@ from hypothesis import strategies as st
 import guests
 from guests import build, filearea
 from guests.filearea import DATA_LBA, SECTOR, FileAreaError, format_area, read_area
-
-needs_tools = pytest.mark.skipif(bool(build.missing_tools()), reason=f"not installed: {', '.join(build.missing_tools())}")
+from tests import third_party
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def tools() -> Iterator[None]:
+    """nasm is the system's or the one from the packages, gcc the system's. Skips, or fails under CI, without them."""
+    third_party.tool("nasm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", third_party.tool_environment()["PATH"])
+        if missing := build.missing_tools():
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"not installed: {', '.join(missing)}")
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(tools: None, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return build.build(tmp_path_factory.mktemp("guest") / "guest.img").read_bytes()
 
 
@@ -36,7 +48,6 @@ def check_boot_sector(disk: bytes) -> int:
     return -(-len(kernel) // SECTOR)
 
 
-@needs_tools
 def test_layout(built: bytes) -> None:
     assert len(built) == build.IMAGE_SIZE
     sectors = check_boot_sector(built)
@@ -49,7 +60,6 @@ def test_layout(built: bytes) -> None:
     assert not any(built[(1 + sectors) * SECTOR : filearea.SUPERBLOCK_LBA * SECTOR]), "nothing between kernel and file area"
 
 
-@needs_tools
 def test_shell_program_header(built: bytes) -> None:
     """The ring-3 program starts with its header (nub/abi.h): page-aligned parts in order, the entry inside the read-only one."""
     at = built.index(struct.pack("<I", 0x5052474E) + b"", 5 * SECTOR)
@@ -60,7 +70,6 @@ def test_shell_program_header(built: bytes) -> None:
     assert text_end % 4096 == bss_end % 4096 == 0
 
 
-@needs_tools
 def test_files(built: bytes) -> None:
     found = read_area(built)
     assert all(file.intact for file in found)
@@ -69,7 +78,6 @@ def test_files(built: bytes) -> None:
     assert found[0].first_lba == DATA_LBA
 
 
-@needs_tools
 def test_two_builds_are_the_same(built: bytes, tmp_path: Path) -> None:
     assert build.build(tmp_path / "again.img").read_bytes() == built
 
