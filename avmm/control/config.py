@@ -72,6 +72,8 @@ class VmConfig:
     """Device name -> "hypervisor" or "service" (or "kernel" in the host structure); what is not named lives where it does by default."""
     devices: tuple[type[Device] | str, ...] | list[type[Device] | str] = ()
     """Devices of your own: classes, or names of entry points of the group ``avmm.devices``."""
+    physical: tuple[str, ...] | list[str] = ()
+    """Devices that stand for real hardware and are the guest's own until ``vm.virtualize``: ``ata0``, ``ata1``."""
     auto_placement: bool = False
     """Whether device models that are touched often are installed in the hypervisor by themselves."""
     acpi: bool = True
@@ -106,6 +108,9 @@ class VmConfig:
             raise ConfigError("a kernel command line needs a kernel: give --kernel as well")
         if len(self.disks) > 4 or (len(self.disks) > 3 and self.cdrom is not None):
             raise ConfigError("an IDE controller takes four drives, CD-ROM included")
+        unknown = sorted(set(self.physical) - {"ata0", "ata1"})
+        if unknown:
+            raise ConfigError(f"{unknown[0]} cannot be a physical device: choose ata0 or ata1")
         if len(self.floppies) > 2:
             raise ConfigError("a PC takes two floppies")
         if self.floppies and self.bios != "builtin":

@@ -22,9 +22,11 @@ from avmm.boot.bios.video import VideoServices
 from avmm.boot.bios.video_rom import video_rom
 from avmm.boot.errors import BootError
 from avmm.clock import MICROSECOND, VirtualClock
+from avmm.control import virtualize
 from avmm.control.config import MIB, ConfigError, Disk, VmConfig, parse_size
 from avmm.control.parts import PARTS, Chips, Part
 from avmm.control.placement import add_outside, places
+from avmm.control.virtualize import PhysicalDevices
 from avmm.cpu.engine import Callbacks, CpuState, Processor
 from avmm.cpu.script import Guest, ScriptProcessor
 from avmm.cpu.unicorn.processor import UnicornProcessor
@@ -99,6 +101,8 @@ class Machine:
     """The enlightened way to the disks; LUNs may come and go."""
     synthetic_keyboard: SyntheticKeyboard | None = None
     """Where keys go while an enlightened guest listens there."""
+    physical: PhysicalDevices | None = None
+    """The devices that stand for real hardware; None when there are none."""
     video_services: VideoServices | None = None
     """The built-in BIOS's int 10h."""
     on_exchange: list[Callable[[Device, Device], None]] = field(default_factory=list)
@@ -112,7 +116,9 @@ class Machine:
     def channels(self) -> list[AtaChannel]:
         """Return the ATA channels."""
         devices = self.partition.devices
-        return [device for name in ("ata0", "ata1") if isinstance(device := devices[name], AtaChannel)]
+        fronts = {} if self.physical is None else {name: channel.front.target.channel for name, channel in self.physical.channels.items()}
+        found = [fronts.get(name, devices[name]) for name in ("ata0", "ata1")]
+        return [device for device in found if isinstance(device, AtaChannel)]
 
     async def close(self) -> None:
         """Give back disks, tasks and memory. The machine must have ended."""
@@ -185,16 +191,19 @@ async def _abandon(partition: Partition, service: ServiceOs) -> None:
 
 
 def _partition(config: VmConfig, service: ServiceOs, guest: Guest | None) -> Partition:
-    return Partition(
-        config.name,
-        config.memory_bytes,
-        virtual_time=config.clock == "virtual",
-        seed=config.seed,
-        slice_ns=config.slice_us * MICROSECOND,
-        service=service,
-        make_processor=_processor(config, guest),
-        on_triple_fault=config.on_triple_fault,
-    )
+    try:
+        return Partition(
+            config.name,
+            config.memory_bytes,
+            virtual_time=config.clock == "virtual",
+            seed=config.seed,
+            slice_ns=config.slice_us * MICROSECOND,
+            service=service,
+            make_processor=_processor(config, guest),
+            on_triple_fault=config.on_triple_fault,
+        )
+    except OSError as error:  # a limit of the process, or of its container
+        raise ConfigError(f"{config.memory} of memory is more than this host gives us now: {error.strerror}") from None
 
 
 def _build(  # noqa: PLR0917 - once, from assemble
@@ -232,14 +241,25 @@ def _build(  # noqa: PLR0917 - once, from assemble
     debug, port_e9 = DebugConsole(slot()), DebugConsole(slot(), 0xE9)
     port_e9.name = "debug-e9"
     speaker = Speaker(slot(), pit)
-    channels = _channels(slot, disks, cdrom)
-    bus_master = BusMaster(slot(), channels)
-    ide = ide_function(lambda function, base: _move(partition, base))
+    cables = _drive_places(disks, cdrom)
+    physical: PhysicalDevices | None = None
+    if config.physical:
+        channels, physical = virtualize.build(partition, cables, config.physical)
+        bus_master = BusMaster(virtualize.Direct(partition), channels)
+    else:
+        channels = [AtaChannel(slot(), number, drives) for number, drives in enumerate(cables)]
+        bus_master = BusMaster(slot(), channels)
+    ide = ide_function(lambda function, base: _move(partition, base, physical))
     pci = PciHost(slot(), [host_bridge(), isa_bridge(), ide, power_management(PM_BASE)])
 
     machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, [*disks, *floppies])
     parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, uart, power, debug, port_e9, PostCode(slot()), speaker]
-    parts += [*channels, bus_master, pci, *(image(slot()) for image in _own_devices(config))]
+    if physical is not None:
+        machine.physical = physical
+        virtualize.plug(physical, channels, bus_master)
+    else:
+        parts += [*channels, bus_master]
+    parts += [pci, *(image(slot()) for image in _own_devices(config))]
     for device in parts:
         _plug(partition, service, config, device)
     if config.hyperv:
@@ -312,23 +332,25 @@ def _serial(index: int) -> str:
     return f"AVMM{index + 1:05}"
 
 
-def _channels(slot: Callable[[], Slot], disks: list[HostDisk], cdrom: HostDisk | None) -> list[AtaChannel]:
+def _drive_places(disks: list[HostDisk], cdrom: HostDisk | None) -> list[list[Drive | None]]:
     """Place the drives: disks from the primary master on; the CD-ROM as secondary master, or in the first place that is free."""
     places: list[Drive | None] = [None] * 4
     for i, disk in enumerate(disks):
         places[i] = AtaDisk(disk, serial=_serial(i))
     if cdrom is not None:
         places[2 if places[2] is None else 3] = AtapiCdrom(cdrom)
-    return [AtaChannel(slot(), 0, places[:2]), AtaChannel(slot(), 1, places[2:])]
+    return [places[:2], places[2:]]
 
 
-def _move(partition: Partition, base: int | None) -> None:
+def _move(partition: Partition, base: int | None, physical: PhysicalDevices | None) -> None:
     """The guest's PCI driver moved an I/O BAR."""
     device = partition.devices["bmide"]
     assert isinstance(device, BusMaster)
     ports = device.ports
     device.move(base)
     partition.move_ports(device, ports)
+    if physical is not None:
+        physical.refresh()
 
 
 def _plug(partition: Partition, service: ServiceOs, config: VmConfig, device: Device) -> None:

@@ -29,6 +29,8 @@ class Stats:
     """Accesses that a device model in the hypervisor handled."""
     outside: int
     """Accesses that went to the service OS as I/O request packets."""
+    direct: int
+    """Accesses that went straight to a physical device: no exits, and in no other number here."""
     floating: int
     """Accesses that nobody answered."""
     windowed: int
@@ -79,20 +81,22 @@ def collect(partition: Partition) -> Stats:
     ports, memory = partition.ports.tallies(), partition.address_space.tallies()
     every = [*ports.values(), *memory.values(), *partition.ports.past.values(), *partition.address_space.past.values()]
     floating = [*partition.ports.floating.values(), partition.address_space.floating]
+    direct_reads, direct_writes = partition.ports.direct()
     run_ns, cycles = counters.get("run_ns", 0), counters.get("run_cycles", 0)
     handlers = run_ns * counters.get("handler_cycles", 0) // cycles if cycles else 0
     outside_ns = partition.vcpu.outside_ns
     return Stats(
         machine_ns=partition.clock.now(),
         exits={
-            "in": counters.get("in", 0),
-            "out": counters.get("out", 0),
+            "in": max(0, counters.get("in", 0) - direct_reads),
+            "out": max(0, counters.get("out", 0) - direct_writes),
             "load": counters.get("loads", 0),
             "store": counters.get("stores", 0),
             "instruction": counters.get("exits", 0),
             "interrupt": counters.get("interrupts", 0),
         },
-        inside=sum(t.reads + t.writes for t in every if t.inside),
+        inside=sum(t.reads + t.writes for t in every if t.inside and not t.direct),
+        direct=direct_reads + direct_writes,
         outside=partition.irps,
         floating=sum(t.reads + t.writes for t in floating),
         windowed=counters.get("window", 0),
@@ -105,6 +109,8 @@ def collect(partition: Partition) -> Stats:
         idle_ns=partition.vcpu.idle_ns,
         slices=partition.vcpu.slices,
         longest_slice_ns=partition.vcpu.longest_slice,
-        ports=tuple(PortStats(p, t.device, t.inside, t.reads, t.writes) for p, t in sorted(ports.items()) if t.reads or t.writes),
+        ports=tuple(
+            PortStats(p, t.device, t.inside, t.reads, t.writes) for p, t in sorted(ports.items()) if not t.direct and (t.reads or t.writes)
+        ),
         memory=tuple(PortStats(a, t.device, t.inside, t.reads, t.writes) for a, t in sorted(memory.items()) if t.reads or t.writes),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from avmm.control.config import Disk, VmConfig
 from avmm.control.hotplug import HotPlug
@@ -12,6 +13,7 @@ from avmm.control.placement import Placement
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
 from avmm.control.stats import Stats, collect
+from avmm.control.virtualize import PhysicalDevices
 from avmm.control.watch import MachineEnded, sleep, wait_until
 from avmm.devices.device import Device
 from avmm.devices.i8042 import I8042
@@ -21,6 +23,8 @@ from avmm.hypervisor.install import InstallReport
 from avmm.hypervisor.partition import RunState
 from avmm.hypervisor.policy import Watch
 from avmm.hypervisor.report import failure_report
+from avmm.interpose.interposers import Interposer, SharedDisk
+from avmm.interpose.switch import SwitchReport
 
 
 class Vm:
@@ -120,6 +124,47 @@ class Vm:
     async def uninstall(self, device: str, to: str = "service", image: str = "builtin", sha256: str = "") -> InstallReport:
         """Put a device model outside: ``service`` (the service OS, or the user-mode VMM) or ``kernel``; otherwise as :meth:`install`."""
         return await self._placement.move(device, to, image, sha256)
+
+    @property
+    def physical(self) -> dict[str, str]:
+        """Who has each physical device: the guest (``direct``) or the VMM (``virtualized``)."""
+        devices = self.machine.physical
+        return {} if devices is None else {name: devices.mode(name) for name in devices.channels}
+
+    async def virtualize(
+        self, device: str, when: str = "between", bound: float = 0.002, on_bound: str = "rollback", patience: float = 2.0
+    ) -> SwitchReport:
+        """Take a physical device away from the running guest, which goes on with an emulated one and does not notice.
+
+        ``when`` is ``between`` I/O sequences, or in the ``middle`` of one if the guest begins one soon. The guest finds the device busy
+        for at most ``bound`` seconds of machine time; past that ``on_bound`` says what happens: ``rollback``, or ``defer``, which goes on
+        logging accesses. ``patience`` limits how long a place to switch at is waited for. The report says how it ended. Raises
+        VirtualizeError when it cannot be begun.
+        """
+        return await self._devices().switch(device, True, when, bound, on_bound, patience)
+
+    async def devirtualize(
+        self, device: str, when: str = "between", bound: float = 0.002, on_bound: str = "rollback", patience: float = 2.0
+    ) -> SwitchReport:
+        """Give a physical device back to the running guest; as :meth:`virtualize`."""
+        return await self._devices().switch(device, False, when, bound, on_bound, patience)
+
+    async def interpose(self, device: str, kind: str, **options: Any) -> Interposer:
+        """Put an interposer between a virtualized disk and its driver: ``trace`` (path), ``fault`` (rules, seed), ``limit`` (bytes_per_s,
+        requests_per_s, burst), ``mirror`` (target, a block device of VM-H; drive). Raises VirtualizeError.
+        """
+        return await self._devices().interpose(device, kind, options)
+
+    async def remove_interposer(self, device: str, kind: str) -> None:
+        """Take an interposer away; the guest does not notice that either."""
+        self._devices().remove_interposer(device, kind)
+
+    def share_disk(self, device: str, drive: int = 0) -> SharedDisk:
+        """Return a read-only block device with what a virtualized disk of this machine holds."""
+        return self._devices().share(device, drive)
+
+    def _devices(self) -> PhysicalDevices:
+        return self.machine.physical or PhysicalDevices(self.partition)
 
     async def attach_disk(self, disk: Disk) -> int:
         """Plug a disk into an enlightened machine's SCSI controller and return its LUN. Raises ConfigError or ImageError."""

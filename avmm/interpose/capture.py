@@ -1,0 +1,209 @@
+"""Taking over a physical ATA channel: read its modes, registers and place in the sequence, and leave it idle for the VMM's driver.
+
+At register level only (ATA/ATAPI-6, T13/1410D): what cannot be read is found out. nIEN shows in whether NOP interrupts; HOB in what
+the registers read as; sleep in NOP not being executed. In the middle of a PIO transfer, or before the bus master was started, the
+command is ended by SRST and continued by the emulated device: its parameters and data were seen by the mirror.
+
+The invariant: until ``commit`` is called the device has only been looked at, and the guest can have it back as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from avmm.devices.ata.busmaster import ACTIVE, START, EngineState
+from avmm.devices.ata.channel import State
+from avmm.devices.ata.drive import DiskModes, DriveState
+from avmm.devices.ata.registers import DEV, DEVICE, DRQ, ERR, FEATURES, HOB, NIEN, READY, UNC, Address, Command, Phase
+from avmm.devices.block import SECTOR, BlockError
+from avmm.interpose.driver import AtaDriver, Identity
+from avmm.interpose.sequence import MULTIPLE, AtaSequence, Flow, Issue, Stage
+
+
+class Unsuitable(Exception):
+    """The switch cannot be made at this point of the sequence; the next one may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """All that a compatible device needs to go on in the physical one's place."""
+
+    state: State
+    engine: EngineState
+    reissue: int | None = None
+    """A command that the emulated device has to be given anew: nothing of it had happened."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One drive as it was found."""
+
+    status: int
+    error: int
+    registers: bytearray
+    previous: bytearray
+    pending: bool
+
+
+def suitable(driver: AtaDriver, mirror: AtaSequence, *, between: bool) -> bool:
+    """Whether the switch may be begun now, as far as can be told by looking."""
+    engine = driver.link.engine
+    if between:
+        return mirror.over and not engine.command & START
+    if mirror.stage in (Stage.IDLE, Stage.SETUP, Stage.STATUS, Stage.ISSUED):
+        return True
+    if mirror.issue is None or mirror.control is None:
+        return False
+    if mirror.stage is Stage.DMA:
+        return not engine.command & START and not engine.status & ACTIVE
+    return mirror.stage in (Stage.DATA_IN, Stage.DATA_OUT)
+
+
+async def capture(driver: AtaDriver, mirror: AtaSequence, present: list[bool], commit: Callable[[], None]) -> Captured:
+    """Take the device over. Raises Unsuitable before ``commit``, DeviceHangs."""
+    link = driver.link
+    status = await driver.settled()
+    mirror.look(status, link.irq.level)
+    transferring = bool(status & DRQ)
+    if transferring and not suitable(driver, mirror, between=False):
+        raise Unsuitable("the device waits for data of a command that was not seen from its beginning")
+    commit()
+    driver.expected = True  # the guest's
+    engine = _engine(driver)
+    device = driver.get(DEVICE)
+    raw = [driver.get(offset) for offset in range(FEATURES + 1, DEVICE)]
+    seen = {n: _look(driver, device, n) for n in (0, 1) if present[n]}
+    selected = device >> 4 & 1
+    shown = seen.get(selected, next(iter(seen.values())))
+    nien = 0 if any(drive.pending for drive in seen.values()) else None if mirror.control is None else mirror.control & NIEN
+    asleep = dict.fromkeys(seen, False)
+    if not transferring:
+        for n in seen:
+            answered, interrupted = await _knock(driver, n)
+            asleep[n] = not answered
+            if nien is None and answered:
+                nien = 0 if interrupted else NIEN
+    nien = nien or 0
+    for n, drive in seen.items():
+        _read_previous(driver, device, n, drive, nien)
+    hob = HOB if raw == list(shown.previous[2:6]) and raw != list(shown.registers[2:6]) else 0
+    link.write(link.control, 0)
+    if transferring or any(asleep.values()):
+        driver.soft_reset()
+    identities = {n: await driver.identify(n) for n in seen}
+    features = mirror.features or 0
+    drives = tuple(
+        _drive(seen[n], identities[n].modes, asleep[n], features) if n in seen else None for n in (0, 1)
+    )  # fmt: skip
+    idle = State(
+        drives, selected, nien | hob, Phase.IDLE, selected, Phase.IDLE, Address.CHS, 0, 0, SECTOR, b"", 0, 0, 0, 0, None
+    )  # fmt: skip
+    issue = mirror.issue
+    if not transferring or issue is None:
+        return Captured(idle, engine)
+    idle = replace(idle, control=nien, active=issue.drive)
+    if issue.flow is Flow.PIO_IN:
+        return Captured(await _data_in(driver, mirror, issue, idle, identities[issue.drive]), engine)
+    if issue.flow is Flow.PIO_OUT:
+        return Captured(_data_out(mirror, issue, idle, identities[issue.drive]), engine)
+    return Captured(_quiet(idle), engine, issue.code)
+
+
+def _engine(driver: AtaDriver) -> EngineState:
+    """Read the bus master's registers and stop it."""
+    engine = driver.link.engine
+    state = EngineState(engine.command, engine.status, engine.table, engine.table, 0, 0, False)
+    engine.write_command(0)
+    return state
+
+
+def _look(driver: AtaDriver, device: int, n: int) -> _Seen:
+    """Read what one drive shows; selecting it makes the registers show their latest values."""
+    driver.put(DEVICE, device & ~DEV | n << 4)
+    status, pending = driver.alternate(), driver.link.irq.level
+    registers = bytearray(8)
+    for offset in range(FEATURES + 1, DEVICE):
+        registers[offset] = driver.get(offset)
+    registers[DEVICE] = driver.get(DEVICE) & ~DEV | device & DEV
+    return _Seen(status, driver.get(FEATURES), registers, bytearray(8), pending)
+
+
+async def _knock(driver: AtaDriver, n: int) -> tuple[bool, bool]:
+    """Give a drive NOP, which it aborts; return whether it answered and whether it interrupted."""
+    driver.select(n)
+    driver.acknowledge()
+    driver.command(Command.NOP)
+    status = await driver.settled()
+    interrupted = driver.link.irq.level
+    driver.acknowledge()
+    return bool(status & ERR), interrupted
+
+
+def _read_previous(driver: AtaDriver, device: int, n: int, drive: _Seen, nien: int) -> None:
+    driver.put(DEVICE, device & ~DEV | n << 4)
+    driver.link.write(driver.link.control, HOB | nien)
+    for offset in range(FEATURES + 1, DEVICE):
+        drive.previous[offset] = driver.get(offset)
+    driver.link.write(driver.link.control, nien)
+
+
+def _drive(seen: _Seen, modes: DiskModes, asleep: bool, features: int) -> DriveState:
+    registers = bytearray(seen.registers)
+    registers[FEATURES] = features
+    if asleep:
+        modes = replace(modes, asleep=True, power=0)
+    return DriveState(bytes(registers), bytes(seen.previous), seen.error, seen.status, seen.pending, modes)
+
+
+def _quiet(state: State) -> State:
+    """Return a state as it was before the command that is to be issued again."""
+    drives = tuple(drive and replace(drive, status=READY) for drive in state.drives)
+    return replace(state, drives=drives)
+
+
+def _extent(mirror: AtaSequence, issue: Issue, identity: Identity) -> tuple[int, int, int]:
+    """Return first sector, bytes of all, and bytes per DRQ block of the command."""
+    modes = identity.modes
+    block = SECTOR * (modes.multiple or 1) if issue.code in MULTIPLE else SECTOR
+    return issue.lba(modes.heads, modes.sectors), issue.sectors * SECTOR, block
+
+
+async def _data_in(driver: AtaDriver, mirror: AtaSequence, issue: Issue, idle: State, identity: Identity) -> State:
+    """Read the current DRQ block again; the rest follows from the emulated device's own requests."""
+    lba, total, block = _extent(mirror, issue, identity)
+    start = mirror.moved // block * block
+    size = min(block, total - start)
+    try:
+        if issue.code == Command.IDENTIFY:
+            driver.select(issue.drive)
+            driver.command(Command.IDENTIFY)
+            await driver.settled()
+            driver.acknowledge()
+            data = driver.link.read_words(SECTOR)
+        else:
+            data = await driver.read(issue.drive, lba + start // SECTOR, size // SECTOR)
+    except BlockError:
+        drives = [drive and replace(drive) for drive in idle.drives]
+        failed = drives[issue.drive]
+        assert failed is not None
+        drives[issue.drive] = replace(failed, status=READY | ERR, error=UNC, intrq=True)
+        return replace(idle, drives=tuple(drives))
+    return replace(
+        idle, phase=Phase.DATA_IN, flow=Phase.DATA_IN, address=issue.address, lba=lba + start // SECTOR,
+        remaining=(total - start - size) // SECTOR, block=block, buffer=data, end=size, position=mirror.moved - start,
+    )  # fmt: skip
+
+
+def _data_out(mirror: AtaSequence, issue: Issue, idle: State, identity: Identity) -> State:
+    """Continue with all the data the guest gave so far; the device may have written some of them, and gets them once more."""
+    lba, total, block = _extent(mirror, issue, identity)
+    start = mirror.moved // block * block
+    buffer = bytes(mirror.data).ljust(total, b"\0")
+    return replace(
+        idle, phase=Phase.DATA_OUT, flow=Phase.DATA_OUT, address=issue.address, lba=lba, remaining=0, block=block, buffer=buffer,
+        start=start, end=min(start + block, total), position=mirror.moved - start,
+    )  # fmt: skip
+
+
+__all__ = ["Captured", "Unsuitable", "capture", "suitable"]

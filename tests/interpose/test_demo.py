@@ -1,0 +1,20 @@
+"""``avmm demo devirtualize`` (H13: again and again, and nothing is left behind)."""
+
+from __future__ import annotations
+
+import json
+
+from click.testing import CliRunner
+
+from avmm_console.demo_devirtualize import devirtualize
+
+
+def test_figures() -> None:
+    done = CliRunner().invoke(devirtualize, ["--json", "--cycles", "3", "--bound", "1000"], standalone_mode=False)
+    assert done.exception is None
+    figures = json.loads(done.output)
+    assert (figures["cycles"], figures["errors"], figures["lost"]) == (3, 0, 0)
+    assert figures["exits_per_request_direct"] == 0
+    assert figures["exits_per_request_virtualized"] > 5
+    assert 0 < figures["pause_p50_us"] <= figures["pause_p99_us"] <= figures["pause_max_us"]
+    assert min(figures["direct_mb_s"], figures["virtualized_mb_s"], figures["direct_after_mb_s"]) > 0
