@@ -181,7 +181,7 @@ static uint32_t on_rdtsc(void *uc, Vcpu *v) {
  * effect at this block's boundary. */
 static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
     enum { LONGEST_STRING = 5 };
-    if (__builtin_expect(CPU32(v, layout.icount_high - 2) < 0, 0)) return; /* about to be left, will be entered again */
+    if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
     if (__builtin_expect(v->left <= 0, 0)) {
         if (v->exact || v->why || monotonic_ns() >= v->deadline) {
             api.emu_stop(uc);

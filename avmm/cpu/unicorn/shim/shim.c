@@ -227,6 +227,7 @@ static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
     Py_INCREF(v->port_in), Py_INCREF(v->port_out), Py_INCREF(v->memory_read), Py_INCREF(v->memory_write);
     Py_INCREF(v->acknowledge), Py_INCREF(v->window_done), Py_INCREF(v->vmexit);
     v->uc = (void *)uc, v->cpu = (void *)cpu, v->env = (void *)env, v->end = units, v->delivering = -1;
+    v->icount = (volatile int32_t *)(v->cpu + layout.icount_high - 2);
     v->next = first;
     first = v;
     if (!deliver_hooks(v, instructions) || !port_hooks(v, instructions)) {

@@ -71,6 +71,7 @@ typedef struct Vcpu {
     struct Vcpu *next;
     void *uc;
     uint8_t *cpu, *env;
+    volatile int32_t *icount; /* negative when the next block is to be left at once */
     void *faststore, *tlb; /* tlb: the softmmu's descriptors, NULL where their place is not known */
 
     int64_t left, end;      /* units = end - left; one unit is one code byte */
