@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 from avmm.boot.errors import BootError
-from avmm.cpu.engine import Segment
+from avmm.cpu.engine import CpuState, Segment
 from avmm.memory import GuestMemory
 
 USABLE = 1
@@ -55,6 +56,14 @@ def gdt(long_mode: bool) -> bytes:
     """Return a descriptor table with flat CODE and DATA segments, and an (unusable) TASK entry."""
     code = 0x00AF9B000000FFFF if long_mode else 0x00CF9B000000FFFF
     return struct.pack("<6Q", 0, 0, code, 0x00CF93000000FFFF, 0x0000890000000067, 0)
+
+
+def flat_start(code: Segment, tables: int, **rest: Any) -> CpuState:
+    """Return a state with ``code`` and flat data segments from the descriptor table (see :func:`gdt`) at ``tables``, no IDT, no LDT."""
+    return CpuState(
+        cs=code, ds=DATA32, es=DATA32, ss=DATA32, fs=DATA32, gs=DATA32,
+        gdtr=(tables, len(gdt(False)) - 1), idtr=(0, 0), ldtr=NO_LDT, **rest,
+    )  # fmt: skip
 
 
 def place(address: int, data: bytes, zeros: int, memory: GuestMemory) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from avmm.boot import elf
 from avmm.boot.errors import BootError
-from avmm.boot.layout import CODE32, CODE64, DATA32, NO_LDT, ONE_MIB, TASK, check_ram, gdt, memory_map, place
+from avmm.boot.layout import CODE32, CODE64, ONE_MIB, TASK, check_ram, flat_start, gdt, memory_map, place
 from avmm.cpu.engine import CpuState, Segment
 from avmm.memory import GuestMemory
 
@@ -187,16 +187,9 @@ def _identity_map() -> bytes:
 
 def _start(kernel: Kernel) -> CpuState:
     """Interrupts off, flat segments, rsi at boot_params; with paging and long mode if the kernel starts there."""
-    return CpuState(
-        cs=CODE64 if kernel.long_mode else CODE32,
-        ds=DATA32,
-        es=DATA32,
-        ss=DATA32,
-        fs=DATA32,
-        gs=DATA32,
-        gdtr=(GDT, 47),
-        idtr=(0, 0),
-        ldtr=NO_LDT,
+    return flat_start(
+        CODE64 if kernel.long_mode else CODE32,
+        GDT,
         tr=Segment(TASK, TASK_STATE, 0x67, 0x8B),
         cr0=0x80000011 if kernel.long_mode else 0x11,
         cr3=PAGE_TABLES if kernel.long_mode else 0,

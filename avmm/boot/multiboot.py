@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from avmm.boot import elf
 from avmm.boot.errors import BootError
-from avmm.boot.layout import CODE32, DATA32, EBDA, NO_LDT, ONE_MIB, check_ram, gdt, memory_map, overlap, place
+from avmm.boot.layout import CODE32, EBDA, ONE_MIB, check_ram, flat_start, gdt, memory_map, overlap, place
 from avmm.cpu.engine import CpuState
 from avmm.memory import GuestMemory
 
@@ -29,7 +29,6 @@ _REQUIREMENTS = 0xFFFF
 
 # Bits of the information structure's flags
 _INFO_MEMORY, _INFO_COMMAND_LINE, _INFO_MODULES, _INFO_MAP, _INFO_LOADER, _INFO_FRAMEBUFFER = 1, 1 << 2, 1 << 3, 1 << 6, 1 << 9, 1 << 12
-_INFO_SIZE = 116
 _EGA_TEXT = 2
 _LOWEST_INFO = 0x1000  # interrupt vectors and BIOS data are below
 
@@ -185,17 +184,4 @@ def _information(  # noqa: PLR0917 - one structure, its six ingredients
 
 def _start(entry: int, info_at: int, tables: int) -> CpuState:
     """The machine state of the specification's section 3.2: 32-bit protected mode, paging and interrupts off."""
-    return CpuState(
-        cs=CODE32,
-        ds=DATA32,
-        es=DATA32,
-        ss=DATA32,
-        fs=DATA32,
-        gs=DATA32,
-        gdtr=(tables, 47),
-        idtr=(0, 0),
-        ldtr=NO_LDT,
-        cr0=0x11,
-        rip=entry,
-        gprs={"rax": LOADER_MAGIC, "rbx": info_at},
-    )
+    return flat_start(CODE32, tables, cr0=0x11, rip=entry, gprs={"rax": LOADER_MAGIC, "rbx": info_at})

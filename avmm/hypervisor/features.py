@@ -47,7 +47,6 @@ def cpuid(leaf: int, subleaf: int, native: Quad) -> Quad:
 
 APIC_BASE, PAT, HWCR = 0x1B, 0x277, 0xC0010015
 _INITIAL = {PAT: 0x0007040600070406, HWCR: 1 << 24}  # the time stamp counter counts at a fixed rate
-_SYNTHETIC = range(0x40000000, 0x40010000)
 
 
 class Msrs:

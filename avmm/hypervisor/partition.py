@@ -176,24 +176,28 @@ class Partition:
         """A device's ``ports`` changed. Where the guest moves them onto another device's they are not visible."""
         if device.name not in self.devices:
             return
-        self.ports.detach(before)
+        self.ports.detach(before, device)  # a move that was refused left those ports to another device
         inside = self.placement[device.name] == "hypervisor"
-        read, write, _, _ = (device.read, device.write, None, None) if inside else self._outside(device)
+        read, write, _, _ = self._answers(device, inside)
         try:
             self.ports.attach(device, device.ports, read, write, inside=inside)
         except BusError as error:
             self.trace("ports not moved", device=device.name, reason=str(error))
 
     def _attach(self, device: Device, inside: bool) -> None:
-        read, write, load, store = device.read, device.write, device.read_memory, device.write_memory
-        if not inside:
-            read, write, load, store = self._outside(device)
+        read, write, load, store = self._answers(device, inside)
         self.ports.attach(device, device.ports, read, write, inside=inside)
         try:
             self.address_space.attach(device, device.memory, load, store, inside=inside)
         except ValueError:
             self.ports.detach(device.ports, device)
             raise
+
+    def _answers(self, device: Device, inside: bool) -> tuple[Any, Any, Any, Any]:
+        """What the buses call for a device in its place: port read and write, load and store."""
+        if inside:
+            return device.read, device.write, device.read_memory, device.write_memory
+        return self._outside(device)
 
     def _outside(self, device: Device) -> tuple[Any, Any, Any, Any]:
         def send(kind: IrpKind, address: int, size: int, value: int = 0) -> Irp:

@@ -530,3 +530,20 @@ async def test_requests_of_a_busy_guest_are_served_soon() -> None:
         await vm.start()
         await vm.wait_until(lambda: len(spins) == 20, 20)
     assert sorted(spins)[10] < 5_000  # a slice of 100 ms would be some 50,000
+
+
+@pytest.mark.asyncio
+async def test_an_io_bar_moved_onto_another_device_and_away_takes_nothing_along() -> None:
+    async with avmm.Host() as host:
+        vm = await host.create_vm(avmm.VmConfig(memory="1M"))
+        ports = vm.partition.ports
+
+        def configure(offset: int, value: int) -> None:
+            ports.write(0xCF8, 4, 0x80000900 | offset)  # 00:01.1, the IDE function
+            ports.write(0xCFC, 4, value)
+
+        configure(0x04, 1)
+        for base in (0xC000, 0x20, 0xC010):
+            configure(0x20, base)
+            assert ports.owner(0x21) == "pic"
+        assert (ports.owner(0xC000), ports.owner(0xC010)) == (None, "bmide")

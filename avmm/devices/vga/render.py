@@ -13,7 +13,6 @@ from avmm.devices.vga.font import CP437, font
 from avmm.devices.vga.registers import Registers
 
 TEXT_SIZE = 0x8000
-_PLANE = 0x10000
 
 _DOTS = [bytes(bits >> 7 - x & 1 for x in range(8)) for bits in range(256)]
 """The eight pixels of a byte, left first."""

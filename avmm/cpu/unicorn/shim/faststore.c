@@ -7,6 +7,7 @@
  *
  * Register an engine before its first guest instruction, unregister it before uc_close. */
 #define _GNU_SOURCE
+#include "tlb.h"
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
@@ -20,8 +21,6 @@ enum { PAGE_BITS = 12, MMU_MODES = 3, RAMS = 32, SWEEP_BACKOFF = 1000 };
 #define PAGE_MASK 0xfffull
 #define NOTDIRTY 0x400ull
 
-typedef struct { uint64_t read, write, code, paddr; uintptr_t addend; uint64_t pad[3]; } TlbEntry; /* CPUTLBEntry, 64 bytes */
-typedef struct { uintptr_t mask; TlbEntry *table; } TlbFast;                                       /* CPUTLBDescFast */
 typedef struct { uint8_t *host, *has_code; uint64_t size; } Ram;                                    /* one has_code byte a page */
 typedef struct {
     uint8_t *uc, *cpu;

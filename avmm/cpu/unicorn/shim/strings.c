@@ -7,6 +7,7 @@
  * The invariant: only memory whose TLB entry the translated code itself would have used without a slow path is touched, so
  * permissions, faults, memory-mapped I/O and self-modifying code stay the processor's own business; and the count of units
  * and blocks is the same as without. */
+#include "tlb.h"
 #include "vcpu.h"
 #include <stddef.h>
 
@@ -14,8 +15,6 @@ enum { PAGE = 4096, MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2 };
 enum { HF_SMAP = 1 << 23, FLAG_AC = 1 << 18 };
 enum { OP_MOVS = 0xa4, OP_STOS = 0xaa };
 
-typedef struct { uint64_t read, write, code, paddr; uintptr_t addend; uint64_t pad[3]; } TlbEntry;
-typedef struct { uintptr_t mask; TlbEntry *table; } TlbFast;
 typedef struct { int operation, size; uint64_t mask; } String;
 
 static int mmu_mode(Vcpu *v) {
