@@ -1,7 +1,7 @@
 """The service OS (VM-H): the router of I/O request packets, the tasks of the device models outside, and the real resources.
 
 An Irp that the hypervisor submits goes to the task "service-os" and from there to the task "device:<name>"; its completion
-is the feedback packet (MISSION I4, I9). A task switch costs 2.5-3 us, and both together 9.5: so when a device is idle the
+is the feedback packet. A task switch costs 2.5-3 us, and both together 9.5: so when a device is idle the
 router makes the register access for it, in its own task, and only what the access has to wait for (a device may answer
 with an awaitable) goes to the device's task. A device that is busy gets its Irps through its inbox. That trip, made and
 awaited, costs 7 us under uvloop. A vCPU has one Irp in flight at most, as it is suspended in the instruction: the inboxes are

@@ -1,4 +1,4 @@
-"""The host structure of MISSION I8 that is not hybrid: a host OS with a kernel VMM, and a user-mode VMM beside it.
+"""The host structure that is not hybrid: a host OS with a kernel VMM, and a user-mode VMM beside it.
 
 In the hybrid structure (:class:`~avmm.host.service.ServiceOs`) an access that leaves the hypervisor goes to the service OS,
 which runs the device models. In the host structure the hypervisor's part is a kernel VMM, and the control panel and the device

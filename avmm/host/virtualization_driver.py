@@ -1,4 +1,4 @@
-"""The virtualization driver of VM-H, and the disk it offers: where the requests of a VM-C come in (MISSION M1).
+"""The virtualization driver of VM-H, and the disk it offers: where the requests of a VM-C come in.
 
 The way of a request, each step an asyncio task with a bounded inbox::
 

@@ -1,6 +1,6 @@
 """Device images: where the hypervisor gets the code of a device model from, and how it is checked before it is used.
 
-An image is a Python module with a ``Device`` in it. It comes through a channel (MISSION I7): ``builtin`` (part of avmm), an
+An image is a Python module with a ``Device`` in it. It comes through a channel: ``builtin`` (part of avmm), an
 entry point of an installed package (group ``avmm.devices``), a file handed over by the service OS, or a URL (http, https,
 file). The last two need the SHA-256 of what is expected.
 

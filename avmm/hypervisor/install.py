@@ -1,6 +1,6 @@
-"""Installing a device model in the hypervisor at run time, or putting it outside again, while the guest uses it (MISSION I7).
+"""Installing a device model in the hypervisor at run time, or putting it outside again, while the guest uses it.
 
-The steps are those of the mission: check whether the image is installed, probe the device, fetch the image through a
+The steps: check whether the image is installed, probe the device, fetch the image through a
 channel, verify it, transfer the state, switch. :class:`Installation` knows their order and what each outcome leads to, and
 does nothing itself; :class:`Installer` performs the steps. State and switch are done in one go between two instructions of
 the guest, where nothing is awaited: no access is in progress then, so none can be lost or made twice.

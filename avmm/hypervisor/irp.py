@@ -1,7 +1,7 @@
 """The I/O request packet: a guest access on its way to a device model outside the hypervisor, and its feedback.
 
 The hypervisor makes an :class:`Irp` for an access that no in-hypervisor device answers and sends it to the service OS,
-whose device task completes it; the suspended vCPU task awaits it inside the instruction (MISSION I4).
+whose device task completes it; the suspended vCPU task awaits it inside the instruction.
 
 The invariant: an Irp is answered exactly once, by a value or by an exception; later answers are ignored.
 """

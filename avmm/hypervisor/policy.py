@@ -1,4 +1,4 @@
-"""Automatic placement: device models outside that are touched often are brought into the hypervisor (MISSION I7), by itself.
+"""Automatic placement: device models outside that are touched often are brought into the hypervisor, by itself.
 
 :class:`Policy` decides: numbers in, moves out. It counts accesses per second of machine time over whole windows. A device
 outside that is busy for ``patience`` windows in a row goes in; one that the policy brought in and that is quiet for

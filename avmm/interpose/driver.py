@@ -1,4 +1,4 @@
-"""The VMM's own ATA driver: drives a physical channel at register level, on behalf of an emulated one (MISSION H9, H10).
+"""The VMM's own ATA driver: drives a physical channel at register level, on behalf of an emulated one.
 
 PIO only, in the largest DRQ blocks the device is set to; 48-bit commands (ATA/ATAPI-6, T13/1410D, clause 9.5-9.7). It waits for
 INTRQ, which is redirected to it, and looks at the alternate status register now and then, for a device that does not interrupt.

@@ -1,4 +1,4 @@
-"""Giving a physical ATA channel back: bring it into the state that the emulated one shows, by register accesses only (MISSION H8, H10).
+"""Giving a physical ATA channel back: bring it into the state that the emulated one shows, by register accesses only.
 
 Modes by SET FEATURES, SET MULTIPLE MODE, INITIALIZE DEVICE PARAMETERS and the power commands; status, error and a pending interrupt
 by a command that ends like the guest's last one; a transfer in progress by issuing its remaining part and moving what the guest has

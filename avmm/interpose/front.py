@@ -2,8 +2,8 @@
 
 Direct: the accesses go straight to the physical channel, past this module. Virtualized: they trap to the emulated channel. While a
 switch is being made they come here: *observed*, each is passed on and shown to the I/O-sequence state machine; *held*, the guest finds the
-device busy (MISSION H7), writes are logged, reads that cannot be answered BSY wait inside their instruction, and all of it is
-replayed in order to whoever answers next (H12).
+device busy, writes are logged, reads that cannot be answered BSY wait inside their instruction, and all of it is
+replayed in order to whoever answers next.
 
 The invariant: every access reaches exactly one device, once and in order; the guest's interrupt line is driven by one device only, and
 keeps its level while none does.

@@ -1,4 +1,4 @@
-"""The I/O-sequence state machine of an ATA channel: what the guest is in the middle of, as told by its own accesses (MISSION H4).
+"""The I/O-sequence state machine of an ATA channel: what the guest is in the middle of, as told by its own accesses.
 
 Fed by the accesses that are intercepted, and by looks at the alternate status register, which have no side effect (ATA/ATAPI-6,
 T13/1410D, clauses 7.3 and 9). It mirrors what cannot be read back (command code, FEATURES, device control, data given to the

@@ -1,4 +1,4 @@
-"""The switch: one virtualization or devirtualization of an ATA channel under its running guest (MISSION H5, H6, H10, H11).
+"""The switch: one virtualization or devirtualization of an ATA channel under its running guest.
 
 A state machine without I/O of its own: OBSERVING, the guest goes on, trapped, until the I/O-sequence state machine says that the
 switch may be made; HOLDING, the guest finds the device busy while the VMM's driver takes the device over or brings it back; then

@@ -1,8 +1,8 @@
 """The StorVSP protocol from the host's side: initialization, and what each packet asks for. No I/O, no ring, no disk.
 
-Follows PROTOCOL.md section 10. A packet goes into :meth:`StorVsp.receive`; out comes what is to be done: send this reply,
-run this SCSI request, abort everything and then send this reply. Errors that a guest can recover from are replies with an
-NTSTATUS; what no driver does is a ProtocolError, on which the channel ends.
+As Linux' guest driver speaks it (drivers/scsi/storvsc_drv.c). A packet goes into :meth:`StorVsp.receive`; out comes what is to be
+done: send this reply, run this SCSI request, abort everything and then send this reply. Errors that a guest can recover from are
+replies with an NTSTATUS; what no driver does is a ProtocolError, on which the channel ends.
 
 The invariant: SCSI requests come out only in READY, which is reached only through all four steps of initialization.
 """

@@ -1,8 +1,8 @@
 """The wire format of StorVSP: vstor packets and SCSI requests in ring payloads. Formats only, no behaviour.
 
-Follows PROTOCOL.md sections 9 to 11 (OpenVMM's storvsp_protocol, Linux's storvsc_drv.c). Everything is little-endian and
-packed, except CDBs and SCSI data, which are big-endian and opaque here. A packet is 64 bytes from version 6.0 on and 48
-before; the longer one only has a longer tail.
+As in Linux' drivers/scsi/storvsc_drv.c and OpenVMM's storvsp_protocol. Everything is little-endian and packed, except CDBs and SCSI
+data, which are big-endian and opaque here. A packet is 64 bytes from version 6.0 on and 48 before; the longer one only has a longer
+tail.
 
 The invariant: parsing copies, checks lengths and nothing else; whatever was parsed can be packed again to the same bytes.
 """

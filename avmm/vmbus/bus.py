@@ -1,8 +1,8 @@
 """VMBus of one machine: SynIC and hypercalls on one side, the connection in the middle, channels and their servers behind.
 
-After PROTOCOL.md sections 3-8. Messages come in by HvPostMessage and go out through SINT slots with EOM back-pressure:
-when more than a few replies wait because the guest does not take them, its posts get INSUFFICIENT_BUFFERS. Signals come
-in by HvSignalEvent and go out as event flags.
+The other side is what Linux has in drivers/hv (vmbus_drv.c, connection.c, channel_mgmt.c). Messages come in by HvPostMessage and go
+out through SINT slots with EOM back-pressure: when more than a few replies wait because the guest does not take them, its posts get
+INSUFFICIENT_BUFFERS. Signals come in by HvSignalEvent and go out as event flags.
 
 The invariant: a server is told ``opened`` and ``closed`` in turns, and after ``closed`` its rings are not touched.
 """

@@ -1,6 +1,7 @@
 """The host's end of an open channel: rings on one side, the device server on the other. Implements ``ChannelEnd``.
 
-After PROTOCOL.md sections 7 and 8. Whatever the guest does to the rings ends at most its channel, with a trace event.
+Packets and signals as in Linux' include/linux/hyperv.h. Whatever the guest does to the rings ends at most its channel, with a trace
+event.
 
 The invariant: a packet is taken out of the guest's ring only if the replies to it and to all taken before are sure to fit
 into the other ring (:meth:`Channel.limit`), so nothing is ever left half done with nowhere to go.

@@ -1,6 +1,6 @@
 """The guest's side of VMBus in Python, for tests and scripted guests: it drives the server through guest memory only.
 
-It does what a guest driver does (PROTOCOL.md sections 3-7): posts messages from a page of its own, takes messages out of
+It does what a guest driver does (as in Linux' drivers/hv): posts messages from a page of its own, takes messages out of
 its SIMP slot and writes EOM, scans its event flags, and works both ends of each channel's rings from the other side.
 
 The invariant: it knows the host only through :class:`Host`, that is hypercalls, synthetic MSRs and memory.

@@ -1,6 +1,6 @@
 """The server's side of a VMBus connection: versions, offers, GPADLs, open and close, rescind and release, unload.
 
-After PROTOCOL.md section 6 (the shape of OpenVMM's vmbus_server: all logic in a class without I/O). Messages and the
+Messages as in Linux' include/linux/hyperv.h; all logic in a class without I/O, as in OpenVMM's vmbus_server. Messages and the
 host's own wishes go in; messages to the guest and what is to be done with channels come out of :meth:`Connection.take`.
 
 The invariant: no message of a guest raises; a malformed one, or one in the wrong state, becomes a ``Dropped`` action.

@@ -1,6 +1,7 @@
 """GPADLs: lists of guest pages that a guest hands to the host, in a header message and as many bodies as it takes.
 
-After PROTOCOL.md section 6.4. A body names no channel, so at any time one list at most is being built under an id.
+As in Linux' include/linux/hyperv.h (vmbus_channel_gpadl_header, vmbus_channel_gpadl_body). A body names no channel, so at any time
+one list at most is being built under an id.
 
 The invariant: a finished list names only pages of the guest's memory, and what one guest can make the host hold is bounded.
 """

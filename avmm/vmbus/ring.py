@@ -1,8 +1,8 @@
 """Ring buffers in guest memory: the producer's and the consumer's end, for host and guest alike.
 
-After PROTOCOL.md section 7. A ring is a control page and D bytes of data; packets wrap byte-wise at D. Each end owns one
-index and keeps it privately; the other side's index is read once, checked, and used from the copy, since shared memory
-may change at any time. Packets are copied out whole before they are looked at.
+As in Linux' include/linux/hyperv.h (hv_ring_buffer, vmpacket_descriptor). A ring is a control page and D bytes of data; packets
+wrap byte-wise at D. Each end owns one index and keeps it privately; the other side's index is read once, checked, and used from the
+copy, since shared memory may change at any time. Packets are copied out whole before they are looked at.
 
 The invariant: whatever the other side writes, an end touches no byte outside its ring; nonsense raises RingError.
 """

@@ -1,7 +1,7 @@
 """VMBus wire formats: control messages, GPADL ranges and ring packets; sizes, numbers, encoders and decoders.
 
-After PROTOCOL.md sections 6 and 8 (checked against OpenVMM's vmbus_core, Linux' hyperv.h and QEMU's vmbus-proto.h). All
-values are little-endian. Decoders take bytes that were copied out of shared memory and check every length in them.
+As in Linux' include/linux/hyperv.h, OpenVMM's vmbus_core and QEMU's vmbus-proto.h. All values are little-endian.
+Decoders take bytes that were copied out of shared memory and check every length in them.
 
 The invariant: a decoder either returns values that lie within its input or raises WireError with one clear sentence.
 """

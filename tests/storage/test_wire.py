@@ -8,7 +8,7 @@ import pytest
 from avmm.storage import wire
 from avmm.storage.wire import ChannelProperties, Direction, NtStatus, Operation, ScsiRequest, SrbStatus, Version, VstorPacket
 
-# PROTOCOL.md section 14: EXECUTE_SRB with READ(10) of LBA 1, 8 blocks, as Linux sends it (packet payload only).
+# EXECUTE_SRB with READ(10) of LBA 1, 8 blocks, as Linux sends it (packet payload only).
 READ_SRB = bytes.fromhex(
     "030000000100000000000000"
     "3400000000000000" "0a140100" "00100000" "2800000000010000080000000000000000000000"

@@ -1,4 +1,4 @@
-"""Wire formats against literal byte vectors (PROTOCOL.md sections 6.3 and 14) and hostile bytes."""
+"""Wire formats against literal byte vectors and hostile bytes."""
 
 from __future__ import annotations
 

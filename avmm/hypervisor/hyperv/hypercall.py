@@ -1,6 +1,7 @@
 """The hypercall ABI: control word, calling conventions, status codes, and the inputs of the two calls VMBus needs.
 
-After PROTOCOL.md section 3. The invariant: nothing here keeps state, and input is copied out of guest memory once.
+After the Hypervisor Top Level Functional Specification (TLFS), Hypercall Interface and Inter-Partition Communication. The
+invariant: nothing here keeps state, and input is copied out of guest memory once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The enlightened interface as one device: synthetic MSRs, hypercalls, SynIC and timers of the one virtual processor.
 
-After PROTOCOL.md sections 1-4 (Hypervisor Top Level Functional Specification; OpenVMM's hv1_emulator, KVM). It has no
+After the Hypervisor Top Level Functional Specification (TLFS); where it is silent, as OpenVMM's hv1_emulator and KVM do. It has no
 ports: CPUID, MSR and VMMCALL exits come to it through :meth:`HyperV.install`. The SINT and timer vectors are local-APIC
 vectors, so a guest must have enabled its local APIC (spurious vector register) to be interrupted.
 

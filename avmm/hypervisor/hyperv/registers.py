@@ -1,6 +1,6 @@
 """Hyper-V's CPUID leaves, synthetic MSR numbers and their bits.
 
-After PROTOCOL.md sections 1 and 2 (names as in the Hypervisor Top Level Functional Specification).
+Names and numbers as in the Hypervisor Top Level Functional Specification, Feature Discovery, and the list of MSRs.
 """
 
 from __future__ import annotations

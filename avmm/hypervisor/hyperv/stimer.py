@@ -1,7 +1,7 @@
 """Synthetic timers 0-3: deadlines in reference time that end in a message or, in direct mode, in an APIC vector.
 
-After PROTOCOL.md section 2 (STIMERn_CONFIG, STIMERn_COUNT) and 4.1 (timer expired message). One-shot counts are absolute
-reference time, periodic ones a period. The invariant: an armed deadline exists exactly while the timer is enabled.
+After the Hypervisor Top Level Functional Specification, Timers (HV_X64_MSR_STIMER0_CONFIG, HvMessageTimerExpired). One-shot counts
+are absolute reference time, periodic ones a period. The invariant: an armed deadline exists exactly while the timer is enabled.
 """
 
 from __future__ import annotations

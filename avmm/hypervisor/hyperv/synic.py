@@ -1,7 +1,8 @@
 """The synthetic interrupt controller of the one virtual processor: message slots, event flags, SINT vectors.
 
-After PROTOCOL.md section 4. Messages wait in a queue per SINT while the guest's slot is taken, and go on when it writes
-EOM. The invariant: a slot is written only while its type word is zero, and the type word is written last.
+After the Hypervisor Top Level Functional Specification, Inter-Partition Communication (SynIC). Messages wait in a queue per SINT
+while the guest's slot is taken, and go on when it writes EOM. The invariant: a slot is written only while its type word is zero,
+and the type word is written last.
 """
 
 from __future__ import annotations

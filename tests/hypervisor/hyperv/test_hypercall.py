@@ -1,4 +1,4 @@
-"""The hypercall ABI against PROTOCOL.md section 3, on registers and on a real processor executing VMMCALL."""
+"""The hypercall ABI against the TLFS, Hypercall Interface, on registers and on a real processor executing VMMCALL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPUID leaves and synthetic MSRs against PROTOCOL.md sections 1 and 2: values, reserved bits, overlay pages, the crash report."""
+"""CPUID leaves and synthetic MSRs against the TLFS: values, reserved bits, overlay pages, the crash report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SynIC against PROTOCOL.md section 4: message slots, EOM, event flags, masks, auto-EOI; and the synthetic timers."""
+"""SynIC against the TLFS, Inter-Partition Communication: message slots, EOM, event flags, masks, auto-EOI; and the synthetic timers."""
 
 from __future__ import annotations
 
