@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 
 import avmm
 from avmm.control.commands.block import drives
-from avmm.control.machine import OUTSIDE_BY_DEFAULT
+from avmm.control.placement import OUTSIDE_BY_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

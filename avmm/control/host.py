@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from avmm.control.assemble import assemble
 from avmm.control.config import ConfigError, VmConfig
-from avmm.control.machine import assemble
 from avmm.control.vm import Vm
 from avmm.cpu.script import Guest
 from avmm.host.service import ServiceOs

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PLACES = ("hypervisor", "service", "kernel")
 """Where a device model can be; ``kernel``, in the host OS but outside the kernel VMM, only in the host structure."""
+OUTSIDE_BY_DEFAULT = frozenset({"ata0", "ata1", "bmide"})
 ALIASES = {"mouse": "keyboard"}
 """Devices that live in another one: the mouse is plugged into the keyboard controller."""
 

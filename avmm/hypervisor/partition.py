@@ -14,22 +14,23 @@ import enum
 import mmap
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from avmm.clock import MILLISECOND, Clock, Timer, VirtualClock, WallClock
-from avmm.cpu.engine import Callbacks, CpuState, Exit, Processor
+from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
+from avmm.cpu.engine import Callbacks, CpuState, Processor
 from avmm.devices.device import Device, PortRange
 from avmm.devices.line import InterruptLine
-from avmm.hypervisor.bus import BusError, MemoryBus, PortBus
+from avmm.hypervisor.bus import BusError
 from avmm.hypervisor.features import Msrs, cpuid
-from avmm.hypervisor.irp import Irp, IrpKind
+from avmm.hypervisor.irp import Irp
+from avmm.hypervisor.plugboard import Plugboard
 from avmm.hypervisor.report import GuestFailure, failure_report
 from avmm.hypervisor.slot import Slot
 from avmm.hypervisor.trace import Trace
 from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
+from avmm.hypervisor.work import Work
 from avmm.memory import GuestMemory
-from avmm.started import Started
 
 T = TypeVar("T")
 RESET_NS = 10 * MILLISECOND  # what RESET# takes in virtual time: a machine that resets for ever does not stand still in time
@@ -98,8 +99,9 @@ class Partition:
         """Makes the state that the processor starts from, after power-on and after each reset; loads firmware into RAM."""
         self.observers: list[Callable[[RunState], None]] = []
         self._raw = mmap.mmap(-1, ram_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.ports = PortBus(self._wait)
-        self.address_space = MemoryBus(self._wait)
+        self._plugboard = Plugboard(name, self._wait, self._send)
+        self.ports = self._plugboard.ports
+        self.address_space = self._plugboard.address_space
         self._windows: dict[int, Device] = {}
         self._errands: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self.on_irp: list[Callable[[Irp], None]] = []
@@ -125,11 +127,9 @@ class Partition:
         ram = memoryview(self._raw)
         self.memory = GuestMemory(ram, self.processor.invalidate)
         self.processor.map_ram(0, ram)
+        self._work = Work(name, self.clock, self.vcpu.busy, self.fail)
+        self.start = self._work.start
         self._task: asyncio.Task[None] | None = None
-        self._in_flight: set[asyncio.Future[Any]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None  # once known: asking for it costs a system call
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._want_reset: str | None = None
         self._want_off: str | None = None
         self._want_pause = False
@@ -146,17 +146,17 @@ class Partition:
         """Connect a device to the buses, inside the hypervisor or with the service OS outside."""
         if device.name in self.devices:
             raise ValueError(f"this machine has a device called {device.name} already")
-        self._attach(device, inside)
+        self._plugboard.attach(device, inside)
         self.devices[device.name] = device
         self.placement[device.name] = "hypervisor" if inside else "service"
 
     def replug(self, old: Device, new: Device, place: str) -> None:
         """Let ``new`` answer instead of ``old``, in ``place`` from now on. BusError, and nothing has changed, when it cannot."""
-        self._detach(old)
+        self._plugboard.detach(old)
         try:
-            self._attach(new, inside=place == "hypervisor")
+            self._plugboard.attach(new, inside=place == "hypervisor")
         except ValueError:
-            self._attach(old, inside=self.placement[old.name] == "hypervisor")
+            self._plugboard.attach(old, inside=self.placement[old.name] == "hypervisor")
             raise
         self.devices[old.name] = new
         self.placement[old.name] = place
@@ -164,51 +164,18 @@ class Partition:
 
     def unplug(self, device: Device) -> None:
         """Take a device off the buses. Nothing of it may be in progress."""
-        self._detach(device)
+        self._plugboard.detach(device)
         del self.devices[device.name], self.placement[device.name]
         self._windows.clear()
-
-    def _detach(self, device: Device) -> None:
-        self.ports.detach(device.ports, device)
-        self.address_space.detach(device.memory)
 
     def move_ports(self, device: Device, before: tuple[PortRange, ...]) -> None:
         """A device's ``ports`` changed. Where the guest moves them onto another device's they are not visible."""
         if device.name not in self.devices:
             return
-        self.ports.detach(before, device)  # a move that was refused left those ports to another device
-        inside = self.placement[device.name] == "hypervisor"
-        read, write, _, _ = self._answers(device, inside)
         try:
-            self.ports.attach(device, device.ports, read, write, inside=inside)
+            self._plugboard.move_ports(device, before, inside=self.placement[device.name] == "hypervisor")
         except BusError as error:
             self.trace("ports not moved", device=device.name, reason=str(error))
-
-    def _attach(self, device: Device, inside: bool) -> None:
-        read, write, load, store = self._answers(device, inside)
-        self.ports.attach(device, device.ports, read, write, inside=inside)
-        try:
-            self.address_space.attach(device, device.memory, load, store, inside=inside)
-        except ValueError:
-            self.ports.detach(device.ports, device)
-            raise
-
-    def _answers(self, device: Device, inside: bool) -> tuple[Any, Any, Any, Any]:
-        """What the buses call for a device in its place: port read and write, load and store."""
-        if inside:
-            return device.read, device.write, device.read_memory, device.write_memory
-        return self._outside(device)
-
-    def _outside(self, device: Device) -> tuple[Any, Any, Any, Any]:
-        def send(kind: IrpKind, address: int, size: int, value: int = 0) -> Irp:
-            return self._send(Irp(kind, device, address, size, value, partition=self.name))
-
-        return (
-            lambda port, size: send(IrpKind.PORT_READ, port, size),
-            lambda port, size, value: send(IrpKind.PORT_WRITE, port, size, value),
-            lambda address, size: send(IrpKind.MEMORY_READ, address, size),
-            lambda address, size, value: send(IrpKind.MEMORY_WRITE, address, size, value),
-        )
 
     def _send(self, irp: Irp) -> Irp:
         assert self.service is not None
@@ -222,42 +189,6 @@ class Partition:
     def line(self, number: int) -> InterruptLine:
         """Return the wire to interrupt input ``number``."""
         return self.lines.setdefault(number, InterruptLine(number))
-
-    def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
-        """Run a device's work in the background; see ``Board.start``."""
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        task = (_begin if isinstance(self.clock, WallClock) else _task)(loop, work, f"{self.name}:work")
-        self._in_flight.add(task)
-        self._idle.clear()
-        if isinstance(self.clock, WallClock):
-            self.vcpu.busy(True)
-        timer: Timer | None = None
-        if isinstance(self.clock, VirtualClock):
-            timer = self.clock.timer(lambda: self._deliver(task, done))
-            timer.ready = asyncio.get_running_loop().create_future()
-
-        def finished(task: asyncio.Future[Any]) -> None:
-            self._in_flight.discard(task)
-            if timer is None:
-                self._deliver(task, done)
-            elif timer.ready is not None and not timer.ready.done():
-                timer.ready.set_result(None)
-            if not self._in_flight:
-                self._idle.set()
-                self.vcpu.busy(False)
-
-        task.add_done_callback(finished)
-        if timer is not None:
-            timer.arm(self.clock.now() + latency)
-
-    def _deliver(self, task: asyncio.Future[Any], done: Callable[[Any], None]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
-        try:
-            done(error if error is not None else task.result())
-        except Exception as bug:
-            self.fail(bug)
 
     def trace(self, event: str, **fields: object) -> None:
         """Record something worth knowing, rate-limited."""
@@ -318,7 +249,7 @@ class Partition:
             if waiting is not None:
                 self._wait(waiting)
         else:
-            self._wait(self._send(Irp(IrpKind.WINDOW_DONE, device, port, partition=self.name)))
+            self._wait(self._plugboard.window_done(device, port))
 
     def _triple_fault(self) -> None:
         if self.on_triple_fault == "reset":
@@ -350,8 +281,7 @@ class Partition:
         except Exception as bug:
             self.fail(bug)
         finally:
-            for task in list(self._in_flight):
-                task.cancel()
+            self._work.cancel()
             if isinstance(self.clock, WallClock):
                 self.clock.pause()
             if self.state not in (RunState.FAILED, RunState.OFF):
@@ -424,8 +354,7 @@ class Partition:
                 future.set_exception(error)
 
     async def _stand_still(self) -> None:
-        while self._in_flight:  # what ran last may have started more
-            await self._idle.wait()
+        await self._work.idle()
         if not self._want_pause:
             return
         if isinstance(self.clock, WallClock):
@@ -494,9 +423,7 @@ class Partition:
         if not done:  # it waits for something outside that does not answer
             self._task.cancel()
             await asyncio.wait([self._task])
-        for task in list(self._in_flight):
-            task.cancel()
-        await asyncio.gather(*self._in_flight, return_exceptions=True)
+        await self._work.cancelled()
 
     async def ended(self) -> None:
         """Wait until the machine is off or has failed."""
@@ -506,31 +433,3 @@ class Partition:
         """Give back the memory. Only after the machine has ended."""
         self.processor.close()
         self.memory.on_write = None
-
-    @staticmethod
-    def exits() -> tuple[str, ...]:
-        """Return the names of the reasons a run ends for."""
-        return tuple(reason.name.lower() for reason in Exit)
-
-
-def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
-    return loop.create_task(work, name=name)
-
-
-def _begin(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
-    """Begin the work; most of it does not have to wait and needs no task."""
-    try:
-        blocker = work.send(None)
-    except StopIteration as stop:
-        ended: asyncio.Future[T] = loop.create_future()
-        ended.set_result(stop.value)
-        return ended
-    except Exception as error:
-        failed: asyncio.Future[T] = loop.create_future()
-        failed.set_exception(error)
-        return failed
-    return loop.create_task(_go_on(Started(work, blocker)), name=name)
-
-
-async def _go_on(started: Started[T]) -> T:
-    return await started
