@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from avmm.control.watch import wait_until
+from avmm.control.watch import in_turn, wait_stable, wait_until
 from avmm.devices.vga.render import save_png
 from avmm.devices.vga.vga import Vga
 from avmm.hypervisor.partition import Partition
@@ -75,15 +76,33 @@ class Screen:
             self._partition,
             lambda: matches(wanted, self.text()),
             timeout,
-            lambda: f"the screen showed {describe(wanted)}; it shows:\n{self.text() or '(nothing, or graphics)'}",
+            lambda: f"the screen showed {describe(wanted)}; {self._showing()}",
         )
+        return self.text()
+
+    async def wait_stable(self, quiet: float = 0.5, timeout: float = 10) -> str:
+        """Wait until nothing on the screen, text or picture, has changed for ``quiet`` s of machine time; return the text."""
+        what = f"the screen kept still for {quiet:g} s"
+        await wait_stable(self._partition, lambda: self.vga.generation, quiet, timeout, lambda: f"{what}; {self._showing()}")
         return self.text()
 
     async def wait_pixel(self, x: int, y: int, colour: tuple[int, int, int], timeout: float = 10) -> None:
         """Wait until the pixel at (x, y) has that colour."""
+        generation, shown = -1, "outside of the picture"
 
         def met() -> bool:
-            width, height, _ = self.pixels()
-            return x < width and y < height and self.pixel(x, y) == colour
+            nonlocal generation, shown
+            before, generation = generation, self.vga.generation
+            if generation != before:  # a picture takes milliseconds to make
+                width, height, _ = self.pixels()
+                shown = str(self.pixel(x, y)) if 0 <= x < width and 0 <= y < height else f"outside of {width}x{height}"
+            return shown == str(tuple(colour))
 
-        await wait_until(self._partition, met, timeout, lambda: f"the pixel at ({x}, {y}) was {colour}")
+        await wait_until(self._partition, met, timeout, lambda: f"the pixel at ({x}, {y}) was {tuple(colour)}; it is {shown}")
+
+    async def expect_sequence(self, *wanted: Wanted, timeout: float = 10) -> list[str]:
+        """Wait for one after another and return what the screen showed each time; ``timeout`` is for all of them together."""
+        return await in_turn(self._partition, [partial(self.wait_for, one) for one in wanted], timeout)
+
+    def _showing(self) -> str:
+        return f"it shows:\n{self.text() or '(nothing, or graphics)'}"

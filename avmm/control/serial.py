@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from avmm.control.screen import Wanted, describe, match_end
-from avmm.control.watch import wait_until
+from avmm.control.watch import in_turn, wait_stable, wait_until
 from avmm.devices.uart import Uart
 from avmm.hypervisor.partition import Partition
 
@@ -66,14 +67,28 @@ class Serial:
 
         def met() -> bool:
             nonlocal length, found
-            written = self.dropped + len(self.output)
+            written = self._written()
             if found is None and written != length:
                 length = written
                 found = self.take(wanted)
             return found is not None
 
-        await wait_until(
-            self._partition, met, timeout, lambda: f"the serial line said {describe(wanted)}; its last words:\n{self.tail()}"
-        )
+        await wait_until(self._partition, met, timeout, lambda: f"the serial line said {describe(wanted)}; {self._last_words()}")
         assert found is not None
         return found
+
+    async def wait_stable(self, quiet: float = 0.5, timeout: float = 10) -> str:
+        """Wait until nothing was written for ``quiet`` s of machine time; return everything written that is kept."""
+        what = f"the serial line was quiet for {quiet:g} s"
+        await wait_stable(self._partition, self._written, quiet, timeout, lambda: f"{what}; {self._last_words()}")
+        return self.text()
+
+    async def expect_sequence(self, *wanted: Wanted, timeout: float = 10) -> list[str]:
+        """Wait for one after another, each behind the match before, and return the pieces; ``timeout`` is for all together."""
+        return await in_turn(self._partition, [partial(self.wait_for, one) for one in wanted], timeout)
+
+    def _written(self) -> int:
+        return self.dropped + len(self.output)
+
+    def _last_words(self) -> str:
+        return f"its last words:\n{self.tail()}"

@@ -14,7 +14,7 @@ from avmm.control.screen import Screen
 from avmm.control.serial import Serial
 from avmm.control.stats import Stats, collect
 from avmm.control.virtualize import PhysicalDevices
-from avmm.control.watch import MachineEnded, sleep, wait_until
+from avmm.control.watch import ended, sleep, wait_until
 from avmm.devices.device import Device
 from avmm.devices.i8042 import I8042
 from avmm.devices.uart import Uart
@@ -180,11 +180,7 @@ class Vm:
 
     async def wait_off(self, timeout: float = 60) -> str:
         """Wait until the machine is off and return why; ``timeout`` in seconds of machine time. Raises GuestFailure if it failed."""
-        if self.partition.state not in (RunState.OFF, RunState.FAILED):
-            try:
-                await wait_until(self.partition, lambda: False, timeout, lambda: "the machine went off")
-            except MachineEnded:
-                pass
+        await ended(self.partition, timeout)
         if self.partition.failure is not None:
             raise self.partition.failure
         return self.partition.off_reason
