@@ -14,13 +14,13 @@ from uuid import UUID
 
 from avmm.boot.bios.drives import BiosDrive
 from avmm.clock import MICROSECOND, VirtualClock
-from avmm.control import virtualize
 from avmm.control.config import MIB, ConfigError, Disk, VmConfig, parse_size
 from avmm.control.machine import Machine
 from avmm.control.parts import Chips
+from avmm.control.physical import PhysicalDevices
+from avmm.control.physical.ata import Ordinary, PhysicalChannel, make_channels, plug_channels
 from avmm.control.placement import OUTSIDE_BY_DEFAULT, add_outside, places
 from avmm.control.startup import start_with
-from avmm.control.virtualize import PhysicalDevices
 from avmm.cpu.engine import Callbacks, Processor
 from avmm.cpu.script import Guest, ScriptProcessor
 from avmm.cpu.unicorn.processor import UnicornProcessor
@@ -168,23 +168,25 @@ def _build(  # noqa: PLR0917 - once, from assemble
     port_e9.name = "debug-e9"
     speaker = Speaker(slot(), pit)
     cables = _drive_places(disks, cdrom)
-    physical: PhysicalDevices | None = None
-    if config.physical:
-        channels, physical = virtualize.build(partition, cables, config.physical)
-        bus_master = BusMaster(virtualize.Direct(partition), channels)
+    physical = PhysicalDevices(partition)
+    real_channels: list[PhysicalChannel] = []
+    if {"ata0", "ata1"} & set(config.physical):
+        channels, real_channels = make_channels(partition, cables, set(config.physical))
+        bus_master = BusMaster(Ordinary(partition), channels)
     else:
         channels = [AtaChannel(slot(), number, drives) for number, drives in enumerate(cables)]
         bus_master = BusMaster(slot(), channels)
     ide = ide_function(lambda function, base: _move(partition, base, physical))
     pci = PciHost(slot(), [host_bridge(), isa_bridge(), ide, power_management(PM_BASE)])
 
-    machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, [*disks, *floppies])
+    machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, physical, [*disks, *floppies])
     parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, uart, power, debug, port_e9, PostCode(slot()), speaker]
-    if physical is not None:
-        machine.physical = physical
-        virtualize.plug(physical, channels, bus_master)
+    if real_channels:
+        plug_channels(partition, channels, real_channels, bus_master)
     else:
         parts += [*channels, bus_master]
+    for real in real_channels:
+        physical.add(real)
     parts += [pci, *(image(slot()) for image in _own_devices(config))]
     for device in parts:
         _plug(partition, service, config, device)
@@ -268,15 +270,14 @@ def _drive_places(disks: list[HostDisk], cdrom: HostDisk | None) -> list[list[Dr
     return [places[:2], places[2:]]
 
 
-def _move(partition: Partition, base: int | None, physical: PhysicalDevices | None) -> None:
+def _move(partition: Partition, base: int | None, physical: PhysicalDevices) -> None:
     """The guest's PCI driver moved an I/O BAR."""
     device = partition.devices["bmide"]
     assert isinstance(device, BusMaster)
     ports = device.ports
     device.move(base)
     partition.move_ports(device, ports)
-    if physical is not None:
-        physical.refresh()
+    physical.refresh()
 
 
 def _plug(partition: Partition, service: ServiceOs, config: VmConfig, device: Device) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from avmm.boot.bios.video import VideoServices
 from avmm.control.parts import PARTS, Chips, Part
-from avmm.control.virtualize import PhysicalDevices
+from avmm.control.physical import PhysicalDevices
 from avmm.devices.ata.channel import AtaChannel
 from avmm.devices.debug import DebugConsole
 from avmm.devices.device import Device
@@ -24,6 +24,7 @@ from avmm.devices.vga.vga import Vga
 from avmm.host.service import ServiceOs
 from avmm.host.virtualization_driver import Disk as HostDisk
 from avmm.hypervisor.partition import Partition
+from avmm.interpose.ata.front import AtaFront
 
 if TYPE_CHECKING:
     from avmm.storage.controller import ScsiController
@@ -45,6 +46,8 @@ class Machine:
     debug: DebugConsole
     rtc: Rtc
     chips: Chips
+    physical: PhysicalDevices
+    """The devices that stand for real hardware."""
     disks: list[HostDisk] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     """What the disks are called in VM-H."""
@@ -56,8 +59,6 @@ class Machine:
     """The enlightened way to the disks; LUNs may come and go."""
     synthetic_keyboard: SyntheticKeyboard | None = None
     """Where keys go while an enlightened guest listens there."""
-    physical: PhysicalDevices | None = None
-    """The devices that stand for real hardware; None when there are none."""
     video_services: VideoServices | None = None
     """The built-in BIOS's int 10h."""
     on_exchange: list[Callable[[Device, Device], None]] = field(default_factory=list)
@@ -71,9 +72,9 @@ class Machine:
     def channels(self) -> list[AtaChannel]:
         """Return the ATA channels."""
         devices = self.partition.devices
-        fronts = {} if self.physical is None else {name: channel.front.target.channel for name, channel in self.physical.channels.items()}
-        found = [fronts.get(name, devices[name]) for name in ("ata0", "ata1")]
-        return [device for device in found if isinstance(device, AtaChannel)]
+        found = [devices[name] for name in ("ata0", "ata1")]
+        shown = [device.target.channel if isinstance(device, AtaFront) else device for device in found]
+        return [device for device in shown if isinstance(device, AtaChannel)]
 
     async def close(self) -> None:
         """Give back disks, tasks and memory. The machine must have ended."""

@@ -82,6 +82,7 @@ def collect(partition: Partition) -> Stats:
     every = [*ports.values(), *memory.values(), *partition.ports.past.values(), *partition.address_space.past.values()]
     floating = [*partition.ports.floating.values(), partition.address_space.floating]
     direct_reads, direct_writes = partition.ports.direct()
+    direct_loads, direct_stores = partition.address_space.direct()
     run_ns, cycles = counters.get("run_ns", 0), counters.get("run_cycles", 0)
     handlers = run_ns * counters.get("handler_cycles", 0) // cycles if cycles else 0
     outside_ns = partition.vcpu.outside_ns
@@ -90,13 +91,13 @@ def collect(partition: Partition) -> Stats:
         exits={
             "in": max(0, counters.get("in", 0) - direct_reads),
             "out": max(0, counters.get("out", 0) - direct_writes),
-            "load": counters.get("loads", 0),
-            "store": counters.get("stores", 0),
+            "load": max(0, counters.get("loads", 0) - direct_loads),
+            "store": max(0, counters.get("stores", 0) - direct_stores),
             "instruction": counters.get("exits", 0),
             "interrupt": counters.get("interrupts", 0),
         },
         inside=sum(t.reads + t.writes for t in every if t.inside and not t.direct),
-        direct=direct_reads + direct_writes,
+        direct=direct_reads + direct_writes + direct_loads + direct_stores,
         outside=partition.irps,
         floating=sum(t.reads + t.writes for t in floating),
         windowed=counters.get("window", 0),
@@ -112,5 +113,7 @@ def collect(partition: Partition) -> Stats:
         ports=tuple(
             PortStats(p, t.device, t.inside, t.reads, t.writes) for p, t in sorted(ports.items()) if not t.direct and (t.reads or t.writes)
         ),
-        memory=tuple(PortStats(a, t.device, t.inside, t.reads, t.writes) for a, t in sorted(memory.items()) if t.reads or t.writes),
+        memory=tuple(
+            PortStats(a, t.device, t.inside, t.reads, t.writes) for a, t in sorted(memory.items()) if not t.direct and (t.reads or t.writes)
+        ),
     )

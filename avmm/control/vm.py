@@ -13,7 +13,6 @@ from avmm.control.placement import Placement
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
 from avmm.control.stats import Stats, collect
-from avmm.control.virtualize import PhysicalDevices
 from avmm.control.watch import ended, sleep, wait_until
 from avmm.devices.device import Device
 from avmm.devices.i8042 import I8042
@@ -128,8 +127,7 @@ class Vm:
     @property
     def physical(self) -> dict[str, str]:
         """Who has each physical device: the guest (``direct``) or the VMM (``virtualized``)."""
-        devices = self.machine.physical
-        return {} if devices is None else {name: devices.mode(name) for name in devices.channels}
+        return {name: device.mode for name, device in self.machine.physical.devices.items()}
 
     async def virtualize(
         self, device: str, when: str = "between", bound: float = 0.002, on_bound: str = "rollback", patience: float = 2.0
@@ -141,30 +139,27 @@ class Vm:
         logging accesses. ``patience`` limits how long a place to switch at is waited for. The report says how it ended. Raises
         VirtualizeError when it cannot be begun.
         """
-        return await self._devices().switch(device, True, when, bound, on_bound, patience)
+        return await self.machine.physical.switch(device, True, when, bound, on_bound, patience)
 
     async def devirtualize(
         self, device: str, when: str = "between", bound: float = 0.002, on_bound: str = "rollback", patience: float = 2.0
     ) -> SwitchReport:
         """Give a physical device back to the running guest; as :meth:`virtualize`."""
-        return await self._devices().switch(device, False, when, bound, on_bound, patience)
+        return await self.machine.physical.switch(device, False, when, bound, on_bound, patience)
 
     async def interpose(self, device: str, kind: str, **options: Any) -> Interposer:
         """Put an interposer between a virtualized disk and its driver: ``trace`` (path), ``fault`` (rules, seed), ``limit`` (bytes_per_s,
         requests_per_s, burst), ``mirror`` (target, a block device of VM-H; drive). Raises VirtualizeError.
         """
-        return await self._devices().interpose(device, kind, options)
+        return await self.machine.physical.interpose(device, kind, options)
 
     async def remove_interposer(self, device: str, kind: str) -> None:
         """Take an interposer away; the guest does not notice that either."""
-        self._devices().remove_interposer(device, kind)
+        self.machine.physical.remove_interposer(device, kind)
 
     def share_disk(self, device: str, drive: int = 0) -> SharedDisk:
         """Return a read-only block device with what a virtualized disk of this machine holds."""
-        return self._devices().share(device, drive)
-
-    def _devices(self) -> PhysicalDevices:
-        return self.machine.physical or PhysicalDevices(self.partition)
+        return self.machine.physical.share(device, drive)
 
     async def attach_disk(self, disk: Disk) -> int:
         """Plug a disk into an enlightened machine's SCSI controller and return its LUN. Raises ConfigError or ImageError."""

@@ -36,11 +36,17 @@ class Tally:
     """Whether the guest reaches a physical device here, so that its accesses are no exits."""
 
 
-def _keep(past: dict[tuple[str, bool], Tally], tally: Tally) -> None:
-    """Add the counts of an entry that goes to those of its device."""
-    kept = past.setdefault((tally.device, tally.inside), Tally(tally.device, tally.inside))
+def _retire(past: dict[tuple[str, bool], Tally], direct: Tally, tally: Tally) -> None:
+    """Add the counts of an entry that goes to those of its device, or to those that were no exits."""
+    kept = direct if tally.direct else past.setdefault((tally.device, tally.inside), Tally(tally.device, tally.inside))
     kept.reads += tally.reads
     kept.writes += tally.writes
+
+
+def _direct(past: Tally, tallies: list[Tally]) -> tuple[int, int]:
+    """Return the reads and writes that were no exits."""
+    counted = [past, *(tally for tally in tallies if tally.direct)]
+    return sum(tally.reads for tally in counted), sum(tally.writes for tally in counted)
 
 
 class PortBus:
@@ -81,11 +87,7 @@ class PortBus:
                 entry = self._ports.get(port)
                 if entry is not None and (owner is None or entry[3].device == owner.name):
                     del self._ports[port]
-                    if entry[3].direct:
-                        self.past_direct.reads += entry[3].reads
-                        self.past_direct.writes += entry[3].writes
-                    else:
-                        _keep(self.past, entry[3])
+                    _retire(self.past, self.past_direct, entry[3])
 
     def read(self, port: int, size: int) -> int:
         """Answer IN: any port, any size."""
@@ -147,8 +149,7 @@ class PortBus:
 
     def direct(self) -> tuple[int, int]:
         """Return how often the guest read and wrote physical devices without an exit."""
-        tallies = [self.past_direct, *(entry[3] for entry in self._ports.values() if entry[3].direct)]
-        return sum(tally.reads for tally in tallies), sum(tally.writes for tally in tallies)
+        return _direct(self.past_direct, [entry[3] for entry in self._ports.values()])
 
     def tallies(self) -> dict[int, Tally]:
         """Return what each port of a device was asked."""
@@ -197,8 +198,11 @@ class MemoryBus:
         self._spans: list[tuple[int, Read, Write, Tally]] = []
         self.floating = Tally("nobody", True)
         self.past: dict[tuple[str, bool], Tally] = {}
+        self.past_direct = Tally("physical", True, direct=True)
 
-    def attach(self, device: Device, ranges: tuple[MemoryRange, ...], read: Read, write: Write, *, inside: bool = True) -> None:
+    def attach(
+        self, device: Device, ranges: tuple[MemoryRange, ...], read: Read, write: Write, *, inside: bool = True, direct: bool = False
+    ) -> None:
         """Let ``read`` and ``write`` answer a device's memory ranges. BusError when another device has a part of them."""
         firsts, spans = self._firsts.copy(), self._spans.copy()  # taken over when nothing was refused
         for span in ranges:
@@ -212,7 +216,7 @@ class MemoryBus:
                 owner = spans[behind][3].device
                 raise BusError(f"memory at {firsts[behind]:#x} is wanted by {device.name} but belongs to {owner}")
             firsts.insert(at, span.first)
-            spans.insert(at, (span.first + span.size, read, write, Tally(device.name, inside)))
+            spans.insert(at, (span.first + span.size, read, write, Tally(device.name, inside, direct=direct)))
         self._firsts, self._spans = firsts, spans
 
     def detach(self, ranges: tuple[MemoryRange, ...]) -> None:
@@ -220,7 +224,7 @@ class MemoryBus:
         for span in ranges:
             if span.first in self._firsts:
                 at = self._firsts.index(span.first)
-                _keep(self.past, self._spans[at][3])
+                _retire(self.past, self.past_direct, self._spans[at][3])
                 del self._firsts[at], self._spans[at]
 
     def read(self, address: int, size: int) -> int:
@@ -249,3 +253,7 @@ class MemoryBus:
     def tallies(self) -> dict[int, Tally]:
         """Return what each memory range, by its first address, was asked."""
         return {first: span[3] for first, span in zip(self._firsts, self._spans, strict=True)}
+
+    def direct(self) -> tuple[int, int]:
+        """Return how often the guest read and wrote physical devices without an exit."""
+        return _direct(self.past_direct, [span[3] for span in self._spans])

@@ -1,9 +1,9 @@
-"""The switch: one virtualization or devirtualization of an ATA channel under its running guest.
+"""The switch: one virtualization or devirtualization of a device under its running guest.
 
 A state machine without I/O of its own: OBSERVING, the guest goes on, trapped, until the I/O-sequence state machine says that the
 switch may be made; HOLDING, the guest finds the device busy while the VMM's driver takes the device over or brings it back; then
 ENDED, with a :class:`SwitchReport`. What it hears: accesses and interrupts through the :class:`Front`, the driver's results, the
-bound's deadline, a machine reset, a cancellation.
+bound's deadline, a machine reset, a cancellation. What kind of device it is about only its :class:`Handover` knows.
 
 The invariant: it ends exactly once, and then the guest has a whole device: the new one, or the one before as if nothing had been.
 """
@@ -11,35 +11,20 @@ The invariant: it ends exactly once, and then the guest has a whole device: the 
 from __future__ import annotations
 
 import enum
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from avmm.clock import MILLISECOND, SECOND
-from avmm.devices.ata.busmaster import START
-from avmm.devices.ata.channel import State
-from avmm.devices.ata.drive import DiskModes
-from avmm.devices.ata.registers import DRQ, NIEN, Phase
 from avmm.devices.block import BlockError
-from avmm.interpose.capture import Captured, Unsuitable, capture, suitable
-from avmm.interpose.driver import AtaDriver, DeviceHangs
-from avmm.interpose.establish import establish, obstacle
-from avmm.interpose.front import EmulatedChannel, Front, Way
-from avmm.interpose.sequence import AtaSequence, Stage
+from avmm.interpose.front import Front, Way, nothing
+from avmm.interpose.handover import DeviceHangs, Handover, Place, Sequence, Unsuitable
 from avmm.interpose.strand import Strand
 
 BOUND = 2 * MILLISECOND
 PATIENCE = 2 * SECOND
-
-
-STAGES = {
-    Phase.DATA_IN: Stage.DATA_IN,
-    Phase.DATA_OUT: Stage.DATA_OUT,
-    Phase.DMA_IN: Stage.DMA,
-    Phase.DMA_OUT: Stage.DMA,
-    Phase.RESET: Stage.RESET,
-}
 
 
 class Outcome(enum.Enum):
@@ -52,14 +37,8 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled: as it was before"
 
 
-@dataclass(frozen=True, slots=True)
-class Modes:
-    """What was carried from one device to the other."""
-
-    drives: tuple[DiskModes | None, ...]
-    selected: int
-    interrupts: bool
-    """Whether nIEN is zero."""
+class _PastTheBound(Exception):
+    """There is no time left, and nothing has been changed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +55,19 @@ class SwitchReport:
     """Where in a sequence the guest was."""
     word: int
     """The word of the transfer that was next."""
+    bound_ns: int
     pause_ns: int
     """Host time during which the guest found the device busy."""
+    stolen_ns: int
+    """The part of it in which the host did not run us: it ran others, or all of us waited for the device."""
     machine_pause_ns: int
+    """The pause as the guest's clocks show it; this is what the bound is about."""
     observed_ns: int
     """Machine time during which accesses were trapped before, without a pause."""
     deferred: int
     """Accesses logged and replayed, those that waited among them."""
-    modes: Modes | None
+    modes: Any
+    """What was carried from one device to the other, as its kind describes it; None when nothing was."""
 
     @property
     def done(self) -> bool:
@@ -110,15 +94,38 @@ class Plan:
     patience: int = PATIENCE
     eager: int = 0
     """How long a middle switch waits for a sequence to be in the middle of, before it is made between two."""
-    chosen: Callable[[AtaSequence], bool] = lambda mirror: True
+    chosen: Callable[[Sequence], bool] = lambda sequence: True
     """An extra condition on the place in the sequence."""
+
+
+class _Collector:
+    """Keeps the garbage collector out of pauses: it can take longer than all of a switch."""
+
+    def __init__(self) -> None:
+        self._pauses = 0
+        self._was_on = False
+
+    def begin_pause(self) -> None:
+        if not self._pauses:
+            self._was_on = gc.isenabled()
+            gc.disable()
+        self._pauses += 1
+
+    def end_pause(self) -> None:
+        self._pauses -= 1
+        if not self._pauses and self._was_on:
+            gc.enable()
+
+
+_collector = _Collector()
 
 
 class Switch:
     """One switch; it begins at once and calls ``done`` with its report."""
 
-    def __init__(self, front: Front, driver: AtaDriver, plan: Plan, done: Callable[[SwitchReport], None]) -> None:
-        self.front, self.driver, self.plan = front, driver, plan
+    def __init__(self, front: Front[Any], handover: Handover, plan: Plan, done: Callable[[SwitchReport], None]) -> None:
+        self.front, self.handover, self.plan = front, handover, plan
+        self.driver = handover.driver
         self.step = Step.OBSERVING
         self._done = done
         self._clock = front.clock
@@ -127,13 +134,13 @@ class Switch:
         self._committed = False
         self._late = False
         self._began = self._clock.now()
-        self._held_at = self._held_host = 0
+        self._held_at = self._held_host = self._held_cpu = 0
         self._deferred = 0
-        self._place: tuple[Stage, int] = (Stage.UNKNOWN, 0)
+        self._place = Place("not looked at")
         front.on_reset = self._machine_reset
-        front.on_control = self._device_control
+        front.on_urgent = self._urgent
         front.observe()
-        front.on_access = driver.on_idle = self._consider
+        front.on_access = self.driver.on_idle = self._consider
         self._eager = plan.eager if plan.middle else 0
         self._limit.arm(self._began + min(self._eager or plan.patience, plan.patience))
         front.look()
@@ -144,105 +151,95 @@ class Switch:
     def _consider(self) -> None:
         if self.step is not Step.OBSERVING:
             return
-        front = self.front
+        front, handover = self.front, self.handover
         front.look()
-        if self._eager and front.mirror.stage in (Stage.IDLE, Stage.SETUP):
+        if self._eager and front.mirror.resting:
             return
-        ready = self._may_take() if self.plan.virtualize else self._may_give()
-        if ready and self.plan.chosen(front.mirror):
+        may = handover.may_take if self.plan.virtualize else handover.may_give
+        if may(middle=self.plan.middle) and self.plan.chosen(front.mirror):
             self._hold()
-
-    def _may_take(self) -> bool:
-        return suitable(self.driver, self.front.mirror, between=not self.plan.middle)
-
-    def _may_give(self) -> bool:
-        channel, engine, mirror = self.front.emulated.channel, self.front.emulated.engine, self.front.mirror
-        if not self.driver.idle or self.driver.broken:
-            return False
-        if not self.plan.middle and (not mirror.over or engine.command & START):
-            return False
-        return not obstacle(channel.save(), engine.save())
 
     def _hold(self) -> None:
         front = self.front
         self.step = Step.HOLDING
-        self._held_at, self._held_host = self._clock.now(), time.monotonic_ns()
-        self._place = (front.mirror.stage, front.mirror.word) if self.plan.virtualize else self._emulated_place()
+        _collector.begin_pause()
+        self._held_at, self._held_host, self._held_cpu = self._clock.now(), time.monotonic_ns(), time.thread_time_ns()
+        self._place = self.handover.place(virtualized=not self.plan.virtualize)
         front.hold()
         self._limit.arm(self._held_at + self.plan.bound)
         if self.plan.virtualize:
             self.driver.attach()
-            present = [drive is not None for drive in front.physical.channel.drives]
-            self._strand = Strand(capture(self.driver, front.mirror, present, self._commit), self._captured)
+            self._strand = Strand(self.handover.take(self._commit), self._taken)
         else:
-            channel = front.emulated.channel
-            assert isinstance(channel, EmulatedChannel)
-            state = channel.save()
-            work = establish(self.driver, state, front.emulated.engine.save(), channel.code, features=channel.features_known)
-            self._strand = Strand(work, lambda result: self._established(state, result))
+            self._strand = Strand(self.handover.give(), self._given)
 
-    def _emulated_place(self) -> tuple[Stage, int]:
-        """The emulated device can be asked; the state machine may not have seen the command's beginning."""
-        state = self.front.emulated.channel.save()
-        stage = STAGES.get(state.phase, self.front.mirror.stage)
-        return stage, (state.start + state.position) // 2 if stage in (Stage.DATA_IN, Stage.DATA_OUT) else 0
+    def _let_go(self) -> None:
+        """End the pause that :meth:`_hold` began."""
+        _collector.end_pause()
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether the bound has passed; the host may have run others, and the timer not yet."""
+        return self._clock.now() > self._held_at + self.plan.bound
 
     def _commit(self) -> None:
+        if self._overdue and not self.plan.defer:
+            raise _PastTheBound
         self._committed = True
 
     # -- the driver's results
 
-    def _captured(self, result: Any) -> None:
+    def _taken(self, result: Any) -> None:
         if self.step is not Step.HOLDING:
             return
-        if isinstance(result, Captured):
-            emulated = self.front.emulated
-            assert isinstance(emulated.channel, EmulatedChannel)
-            emulated.channel.restore(result.state)
-            emulated.channel.features_known = self.front.mirror.features is not None
-            emulated.channel.set_features = self.driver.set_features
-            emulated.engine.restore(result.engine)
-            self._release(Way.VIRTUALIZED, result.reissue)
-            self._finish(Outcome.DEFERRED if self._late else Outcome.DONE, modes=_modes(result.state))
-        elif isinstance(result, Unsuitable):
+        if isinstance(result, Unsuitable):
             self._observe_again()
+        elif isinstance(result, BaseException):
+            self._failed(result)
         else:
-            self._back(Outcome.FAILED, str(result))
-            if not isinstance(result, Exception) or not _expected(result):
-                raise result
+            modes = self.handover.taken(result)
+            self._release(Way.VIRTUALIZED)
+            self._finish(Outcome.DONE, modes=modes)
+
+    def _given(self, result: Any) -> None:
+        if self.step is not Step.HOLDING:
+            return
+        if isinstance(result, BaseException):
+            self._failed(result)
+        elif self._overdue and not self.plan.defer:
+            self._failed(_PastTheBound())
+        else:
+            self.driver.detach()
+            self.front.emulated.irq.connect(None)
+            self.handover.given()
+            self._release(Way.DIRECT)
+            self._finish(Outcome.DONE, modes=result)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, _PastTheBound):
+            self._back(Outcome.ROLLED_BACK, self._bound_passed())
+            return
+        self._back(Outcome.FAILED, str(error))
+        if not isinstance(error, (DeviceHangs, BlockError)):  # not the device's fault, but ours
+            raise error
 
     def _observe_again(self) -> None:
         """The place was not one to switch at after all: the guest goes on with the physical device."""
         self.driver.detach()
+        self._let_go()
         self.step = Step.OBSERVING
         self._limit.arm(self._began + self.plan.patience)
         self.front.release(Way.OBSERVED)
 
-    def _device_control(self) -> None:
-        """The guest writes device control while held; when the device is busy because of SRST only that can end it."""
+    def _urgent(self) -> None:
+        """The guest writes, while held, what may be all that can end the device's being busy: it must reach the device."""
         if self.step is Step.HOLDING and self.plan.virtualize and not self._committed:
             assert self._strand is not None
             self._strand.cancel()
             self._observe_again()
 
-    def _established(self, state: State, result: Any) -> None:
-        if self.step is not Step.HOLDING:
-            return
-        if isinstance(result, BaseException):
-            self._back(Outcome.FAILED, str(result))
-            if not _expected(result):
-                raise result
-            return
-        self.driver.detach()
-        self.front.emulated.irq.connect(None)
-        self.front.emulated.channel.sequencer.abandon()
-        self._release(Way.DIRECT)
-        self._finish(Outcome.DEFERRED if self._late else Outcome.DONE, modes=_modes(state))
-
-    def _release(self, way: Way, reissue: int | None = None) -> None:
+    def _release(self, way: Way) -> None:
         self._deferred = self.front.deferred
-        if reissue is not None:
-            self.front.emulated.write(self.front.emulated.status, reissue)
         self.front.release(way)
 
     # -- other events
@@ -258,7 +255,10 @@ class Switch:
             if self.plan.defer or (self.plan.virtualize and self._committed):
                 self._late = True
             else:
-                self._back(Outcome.ROLLED_BACK, f"not finished within the bound of {self.plan.bound / 1e6:g} ms")
+                self._back(Outcome.ROLLED_BACK, self._bound_passed())
+
+    def _bound_passed(self) -> str:
+        return f"not finished within the bound of {self.plan.bound / 1e6:g} ms"
 
     def cancel(self) -> bool:
         """Give up; False when it is too late for that and the switch will be finished."""
@@ -280,25 +280,34 @@ class Switch:
             self._release(Way.DIRECT)
         else:
             if self.step is Step.HOLDING:
-                Strand(_reclaim(self.driver, self.front), lambda result: None)
+                Strand(self.handover.reclaim(), _reclaimed)
             self._release(Way.VIRTUALIZED)
         self._finish(outcome, reason)
 
-    def _finish(self, outcome: Outcome, reason: str = "", modes: Modes | None = None) -> None:
+    def _finish(self, outcome: Outcome, reason: str = "", modes: object = None) -> None:
         held = self.step is Step.HOLDING
+        now, pause, stolen = self._clock.now(), 0, 0
+        if held:
+            pause = time.monotonic_ns() - self._held_host
+            stolen = max(0, pause - (time.thread_time_ns() - self._held_cpu))
+            if outcome is Outcome.DONE and (self._late or self._overdue):
+                outcome = Outcome.DEFERRED
+                reason = f"past the bound; the host did not run us for {stolen / 1e6:.1f} of {pause / 1e6:.1f} ms"
+            self._let_go()
         self.step = Step.ENDED
         self._limit.cancel()
-        self.front.on_reset = self.front.on_control = self.driver.on_idle = _nothing
-        now = self._clock.now()
+        self.front.on_reset = self.front.on_urgent = self.driver.on_idle = nothing
         report = SwitchReport(
             device=self.front.name,
             to="virtualized" if self.plan.virtualize else "direct",
             when="middle" if self.plan.middle else "between",
             outcome=outcome,
-            reason=reason or ("past the bound" if self._late else ""),
-            stage=self._place[0].value,
-            word=self._place[1],
-            pause_ns=time.monotonic_ns() - self._held_host if held else 0,
+            reason=reason,
+            stage=self._place.stage,
+            word=self._place.word,
+            bound_ns=self.plan.bound,
+            pause_ns=pause,
+            stolen_ns=stolen,
             machine_pause_ns=now - self._held_at if held else 0,
             observed_ns=(self._held_at if held else now) - self._began,
             deferred=self._deferred,
@@ -307,29 +316,7 @@ class Switch:
         self._done(report)
 
 
-async def _reclaim(driver: AtaDriver, front: Front) -> None:
-    """The guest stays with the emulated device: make the physical one ready for the driver again."""
-    await driver.acquire()
-    try:
-        driver.link.write(driver.link.control, 0)
-        if driver.alternate() & DRQ:
-            driver.soft_reset()
-        for n, drive in enumerate(front.physical.channel.drives):
-            if drive is not None:
-                await driver.identify(n)
-    finally:
-        driver.release()
-
-
-def _expected(error: BaseException) -> bool:
-    """Whether an error is the device's, and not a bug of ours."""
-    return isinstance(error, (DeviceHangs, BlockError))
-
-
-def _modes(state: State) -> Modes:
-    drives = tuple(drive.modes if drive is not None and isinstance(drive.modes, DiskModes) else None for drive in state.drives)
-    return Modes(drives, state.selected, not state.control & NIEN)
-
-
-def _nothing() -> None:
-    pass
+def _reclaimed(result: Any) -> None:
+    """The device's own troubles show in the next request to it."""
+    if isinstance(result, BaseException) and not isinstance(result, (DeviceHangs, BlockError)):
+        raise result

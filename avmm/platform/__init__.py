@@ -1,5 +1,1 @@
 """Devices that stand for real hardware: driven at register level, by whoever is on the other end of the cable."""
-
-from avmm.platform.ata import AtaLink, Cable
-
-__all__ = ["AtaLink", "Cable"]

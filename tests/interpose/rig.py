@@ -8,10 +8,12 @@ from typing import Any
 
 from avmm.devices.ata import AtaChannel, AtaDisk, BusMaster
 from avmm.devices.device import Device
-from avmm.interpose.driver import AtaDriver, DriverDisk
-from avmm.interpose.front import EmulatedCable, EmulatedChannel, Front
+from avmm.interpose.ata.driver import AtaDriver, DriverDisk
+from avmm.interpose.ata.front import AtaFront, EmulatedCable, EmulatedChannel
+from avmm.interpose.ata.handover import AtaHandover
 from avmm.interpose.switch import Plan, Switch, SwitchReport
-from avmm.platform import AtaLink, Cable
+from avmm.platform.ata import AtaLink
+from avmm.platform.cable import Cable
 from tests.devices.bench import Bench, MemoryDisk
 
 BASE, STATUS, CONTROL, BM = 0x1F0, 0x1F7, 0x3F6, 0xC000
@@ -146,7 +148,7 @@ class Switched(Plain):
         self.driver = AtaDriver(physical)
         disks = [AtaDisk(DriverDisk(self.driver, n, SECTORS, False), serial=f"DISK{n}") for n in range(self.drives)]
         emulated = AtaLink(EmulatedCable(self), 0, disks, EmulatedChannel)
-        self.device = self.front = Front(self, physical, emulated, Answer)
+        self.device = self.front = AtaFront(self, physical, emulated, Answer)
         self.dma = BusMaster(self, [physical.channel])
         self.dma.move(BM)
         physical.engine = self.dma.engines[0]
@@ -157,7 +159,7 @@ class Switched(Plain):
         self.dma.engines[0] = self.front.engine  # type: ignore[assignment]
 
     def switch(self, plan: Plan) -> Switch:
-        self.current = Switch(self.front, self.driver, plan, self.reports.append)
+        self.current = Switch(self.front, AtaHandover(self.front, self.driver), plan, self.reports.append)
         return self.current
 
     def before(self, access: Access) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from avmm.devices.ata.registers import NIEN, Address
-from avmm.interpose.sequence import AtaSequence, Flow, Issue, Stage
+from avmm.interpose.ata.sequence import AtaSequence, Flow, Issue, Stage
 
 U, I, S, B, IN, OUT, D, T, R = (  # noqa: E741
     Stage.UNKNOWN, Stage.IDLE, Stage.SETUP, Stage.ISSUED, Stage.DATA_IN, Stage.DATA_OUT, Stage.DMA, Stage.STATUS, Stage.RESET,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from avmm.devices.ata import AtaDisk
 from avmm.devices.ata.drive import DiskModes
 from avmm.devices.ata.registers import BSY, Phase
+from avmm.interpose.ata.sequence import AtaSequence, Stage
 from avmm.interpose.front import Way
-from avmm.interpose.sequence import AtaSequence, Stage
 from avmm.interpose.switch import Outcome, Plan, Step
 from tests.interpose.rig import (
     BASE,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import avmm
-from avmm.control.virtualize import VirtualizeError
+from avmm.control.physical import VirtualizeError
 from avmm.cpu.script import ScriptCpu
 from tests.vm.linux import DISK_MODULES, Boot, Shell, ext4, tool, trouble
 

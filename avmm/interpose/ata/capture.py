@@ -17,12 +17,9 @@ from avmm.devices.ata.channel import State
 from avmm.devices.ata.drive import DiskModes, DriveState
 from avmm.devices.ata.registers import DEV, DEVICE, DRQ, ERR, FEATURES, HOB, NIEN, READY, UNC, Address, Command, Phase
 from avmm.devices.block import SECTOR, BlockError
-from avmm.interpose.driver import AtaDriver, Identity
-from avmm.interpose.sequence import MULTIPLE, AtaSequence, Flow, Issue, Stage
-
-
-class Unsuitable(Exception):
-    """The switch cannot be made at this point of the sequence; the next one may do."""
+from avmm.interpose.ata.driver import AtaDriver, Identity
+from avmm.interpose.ata.sequence import MULTIPLE, AtaSequence, Flow, Issue, Stage
+from avmm.interpose.handover import Unsuitable
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,5 +202,3 @@ def _data_out(mirror: AtaSequence, issue: Issue, idle: State, identity: Identity
         start=start, end=min(start + block, total), position=mirror.moved - start,
     )  # fmt: skip
 
-
-__all__ = ["Captured", "Unsuitable", "capture", "suitable"]

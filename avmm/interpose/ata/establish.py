@@ -36,7 +36,8 @@ from avmm.devices.ata.registers import (
     Phase,
 )
 from avmm.devices.block import SECTOR
-from avmm.interpose.driver import AtaDriver, DeviceHangs
+from avmm.interpose.ata.driver import AtaDriver
+from avmm.interpose.handover import DeviceHangs
 
 SET_MODE, CACHE_ON, CACHE_OFF, AHEAD_ON, AHEAD_OFF, REVERT, KEEP = 0x03, 0x02, 0x82, 0xAA, 0x55, 0xCC, 0x66
 POWER_COMMANDS = {0x00: Command.STANDBY_IMMEDIATE, 0x80: Command.IDLE_IMMEDIATE}

@@ -36,16 +36,13 @@ from avmm.devices.ata.registers import (
     Command,
 )
 from avmm.devices.block import SECTOR, BlockError, BlockFault
+from avmm.interpose.handover import DeviceHangs
 from avmm.interpose.strand import Resume, Suspend
 from avmm.platform.ata import AtaLink
 
 POLL_FIRST, POLL_LAST = 20 * MICROSECOND, 1000 * MICROSECOND
 PATIENCE = 5 * SECOND
 """How long a command may take before the device counts as hung."""
-
-
-class DeviceHangs(Exception):
-    """The physical device did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)

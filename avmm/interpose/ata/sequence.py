@@ -246,6 +246,11 @@ class AtaSequence:
         return self.stage is Stage.IDLE
 
     @property
+    def resting(self) -> bool:
+        """Whether the device has nothing to do."""
+        return self.stage in (Stage.IDLE, Stage.SETUP)
+
+    @property
     def word(self) -> int:
         """The word of the transfer that comes next."""
         return self.moved // 2

@@ -1,0 +1,53 @@
+"""One physical device of a machine: its two sides, and how the buses are routed to the one that the guest has.
+
+The invariant: the buses lead where the front says; nobody else routes its ports and memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avmm.hypervisor.partition import Partition
+from avmm.interpose.front import Front, Way
+from avmm.interpose.handover import Handover
+from avmm.interpose.switch import Switch
+
+
+class PhysicalDevice:
+    """A device that can be virtualized, of any kind."""
+
+    def __init__(self, partition: Partition, front: Front[Any], handover: Handover) -> None:
+        self.partition = partition
+        self.front = front
+        self.handover = handover
+        self.switch: Switch | None = None
+
+    @property
+    def name(self) -> str:
+        """What the device is called."""
+        return self.front.name
+
+    @property
+    def mode(self) -> str:
+        """``direct`` or ``virtualized``; while it is switched, what it was before."""
+        return Way.DIRECT.value if self.front.target is self.front.physical else Way.VIRTUALIZED.value
+
+    @property
+    def interposed(self) -> list[str]:
+        """What has been put between: it must go before the guest gets the device back."""
+        return []
+
+    def plug(self) -> None:
+        """Be on the buses from now on."""
+        self.partition.plug(self.front)
+        self.front.on_route = self.route
+        self.route()
+
+    def route(self) -> None:
+        """Let the device's addresses be answered by who has it now."""
+        front, ports, memory = self.front, self.partition.ports, self.partition.address_space
+        read, write, direct = front.handlers
+        ports.detach(front.ports, front)
+        ports.attach(front, front.ports, read, write, direct=direct)
+        memory.detach(front.memory)
+        memory.attach(front, front.memory, read, write, direct=direct)

@@ -1,0 +1,1 @@
+"""The ATA channel as a device that can be virtualized."""
