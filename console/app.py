@@ -37,13 +37,14 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets import Frame as Border
 
 import avmm
+from avmm.devices.keys import typable
 
 from . import serial_io
 from .commands import Interpreter
 from .doctor import COLUMNS, ROWS
 from .headless import raise_nothing_booted
 from .history import ScreenHistory, plain
-from .keys import HELP, Chord, Command, Event, KeyRouter, Text, typable
+from .keys import HELP, Chord, Command, Event, KeyRouter, Text
 from .pager import Pager
 from .path_view import PathView, whereabouts
 from .prompt import Prompt

@@ -137,16 +137,3 @@ def _char_keys(char: str) -> tuple[str, ...] | None:
     except ValueError:
         return None
     return tuple(pressed) if len(pressed) <= 2 else None
-
-
-def typable(text: str) -> str:
-    """Return the text without what a PC keyboard cannot type."""
-    return "".join(char for char in text if _is_typable(char))
-
-
-def _is_typable(char: str) -> bool:
-    try:
-        for_text(char)
-    except ValueError:
-        return False
-    return True

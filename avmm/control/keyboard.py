@@ -92,6 +92,16 @@ class Mouse:
         """Be plugged into this controller from now on."""
         self._controller = controller
 
+    @property
+    def listening(self) -> bool:
+        """Whether the guest has asked for what the mouse does."""
+        return self._controller.aux.reporting
+
+    def set(self, dx: int, dy: int, wheel: int, buttons: int) -> None:
+        """Move, turn the wheel and hold these buttons (bit 0 left, 1 right, 2 middle), all at once."""
+        self._buttons = buttons
+        self._controller.mouse(dx, dy, wheel, buttons)
+
     def move(self, dx: int, dy: int, wheel: int = 0) -> None:
         """Move by (dx, dy) steps, to the right and down; turn the wheel, up is positive."""
         self._controller.mouse(dx, dy, wheel, self._buttons)

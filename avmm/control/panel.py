@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +19,8 @@ from avmm.control.description import Description
 from avmm.control.host import Host
 from avmm.control.metrics import MetricsServer
 from avmm.control.qmp import QmpServer
-from avmm.control.sockets import SUFFIX, make_private, runtime_folder
+from avmm.control.seat import LocalSeat, SeatServer
+from avmm.control.sockets import CONSOLE_SUFFIX, SUFFIX, make_private, runtime_folder
 from avmm.control.vm import Vm
 from avmm.cpu.engine import ProcessorError
 from avmm.host.backing import ImageError
@@ -36,6 +38,8 @@ class Panel:
         """The socket that controls all machines."""
         self.sockets: dict[str, QmpServer] = {}
         """Each machine's own socket."""
+        self.consoles: dict[str, SeatServer] = {}
+        """Where consoles attach to each machine."""
         self._held = AsyncExitStack()
         self._quit = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
@@ -65,6 +69,7 @@ class Panel:
             path = description.sockets.get(vm.name, folder / f"{vm.name}{SUFFIX}")
             server = self.sockets[vm.name] = QmpServer(path, Target(self.host, COMMANDS, self._end, vm))
             await self._serve(server)
+            await self._seat(vm, path.with_suffix(CONSOLE_SUFFIX))
             vm.partition.observers.append(self._changed)
         if description.host.metrics_port is not None:
             self.metrics = MetricsServer(self.host, description.host.metrics_port)
@@ -86,6 +91,13 @@ class Panel:
         return vm
 
     async def _serve(self, server: QmpServer) -> None:
+        await server.start()
+        self._held.push_async_callback(server.close)
+
+    async def _seat(self, vm: Vm, path: Path) -> None:
+        """Let consoles attach to a machine."""
+        seat = await self._held.enter_async_context(LocalSeat(vm))
+        server = self.consoles[vm.name] = SeatServer(path, seat)
         await server.start()
         self._held.push_async_callback(server.close)
 
@@ -118,6 +130,9 @@ class Panel:
         if server is not None:
             await asyncio.sleep(0)
             await server.close()
+        console = self.consoles.pop(vm.name, None)
+        if console is not None:
+            await console.close()
         if self.everything is not None:
             self.everything.target.unwatch(vm)
         if self.host.vms.get(vm.name) is vm:

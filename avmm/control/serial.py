@@ -51,6 +51,10 @@ class Serial:
         """Send to the guest; it arrives as fast as the guest's driver takes it."""
         self.uart.receive(data.encode() if isinstance(data, str) else data)
 
+    def send_break(self) -> None:
+        """Send a break to the guest."""
+        self.uart.receive_break()
+
     def take(self, wanted: Wanted) -> str | None:
         """Return what was written since the last match if it matches, None if not. What comes behind the match is left for the next."""
         text = bytes(self.output[self._seen :]).decode("utf-8", "surrogateescape")

@@ -9,6 +9,7 @@ from pathlib import Path
 from avmm.control.config import ConfigError
 
 SUFFIX = ".qmp"
+CONSOLE_SUFFIX = ".console"
 
 
 def runtime_folder() -> Path:

@@ -173,6 +173,21 @@ def _for_one(char: str) -> Iterator[tuple[str, bool]]:
         yield modifier, False
 
 
+def typable(text: str) -> str:
+    """Return the text without what a PC keyboard cannot type."""
+    return "".join(char for char in text if _is_typable(char))
+
+
+def _is_typable(char: str) -> bool:
+    if char in LAYOUT:
+        return True
+    try:
+        char.encode("cp437")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def for_text(text: str) -> list[tuple[str, bool]]:
     """Return the (key, pressed) events that type ``text`` on a US keyboard.
 

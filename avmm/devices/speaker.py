@@ -60,6 +60,8 @@ class Speaker(Device):
     def __init__(self, board: Board, pit: Pit) -> None:
         super().__init__(board)
         self._strokes: deque[Stroke] = deque(maxlen=LIMIT)
+        self.beeps = 0
+        """How often it began to sound."""
         self.listen_to(pit)
         self._note()
 
@@ -80,7 +82,9 @@ class Speaker(Device):
             self._add(Stroke(following.at, following))
 
     def _add(self, stroke: Stroke) -> None:
-        if not self._strokes or self._strokes[-1].run != stroke.run:
+        last = self._strokes[-1] if self._strokes else None
+        if last is None or last.run != stroke.run:
+            self.beeps += stroke.sounds and not (last is not None and last.sounds)
             self._strokes.append(stroke)
 
     def clear(self) -> None:

@@ -7,9 +7,9 @@ import struct
 import pytest
 from prompt_toolkit.keys import Keys
 
-from avmm.devices.keys import KEYS
+from avmm.devices.keys import KEYS, typable
 from avmm_console.images import kind_of
-from avmm_console.keys import COMMANDS, HELP, Chord, Command, Event, KeyRouter, Text, chord, typable
+from avmm_console.keys import COMMANDS, HELP, Chord, Command, Event, KeyRouter, Text, chord
 from avmm_console.steps import unescape
 
 

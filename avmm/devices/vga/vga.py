@@ -249,6 +249,10 @@ class Vga(Device):
             return []
         return [render.decode(row[::2]) for row in render.text_lines(self.registers, self.text_memory)]
 
+    def text_bytes(self) -> bytes:
+        """Return what a text mode shows as character and attribute in turn, row by row; nothing in graphics modes."""
+        return b"" if self.registers.graphics else b"".join(render.text_lines(self.registers, self.text_memory))
+
     def cells(self) -> list[list[tuple[int, int]]]:
         """Return the rows of a text mode as (character, attribute) pairs."""
         if self.registers.graphics:
