@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from avmm.control.commands.block import drives
-from avmm.control.machine import OUTSIDE_BY_DEFAULT
+from avmm.control.placement import OUTSIDE_BY_DEFAULT
 from avmm.control.vm import Vm
 
 ATA = ("ata0", "ata1")
