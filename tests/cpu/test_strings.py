@@ -77,6 +77,18 @@ def test_budgets_cut_it_at_the_same_units(budget: int) -> None:
     assert rig.cpu.counters()["blocks"] == whole.cpu.counters()["blocks"]
 
 
+@pytest.mark.parametrize("budget", [2, 64, 1000, 1001])
+def test_a_slice_ends_where_it_would_element_by_element(budget: int) -> None:
+    rig = Rig("cld\nmov edi, 0x30000\nmov esi, 0x20000\nmov ecx, 2500\nhere:\nrep movsd\nSTOP", "pm32")
+    length = 2  # bytes of REP MOVSD: a slice is over with the first element that uses its budget up
+    ends: list[int] = []
+    while rig.run(budget) is not Exit.STOPPED:
+        if rig.reg("rip") == rig.label("here") and rig.reg("ecx"):
+            ends.append(rig.cpu.units)
+    assert len(ends) > 4
+    assert {later - earlier for earlier, later in zip(ends, ends[1:], strict=False)} == {-(-budget // length) * length}
+
+
 @pytest.mark.parametrize("mode", ["paging", "pae", "long"])
 def test_a_fault_in_the_middle_has_the_right_counts(mode: str) -> None:
     register = "r" if mode == "long" else "e"

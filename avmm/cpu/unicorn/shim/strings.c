@@ -99,7 +99,9 @@ void string_bulk(Vcpu *v, uint64_t linear, unsigned length) {
         return;
     }
     for (;;) {
-        uint64_t left = ENV64(v, RCX) & s.mask, budget = v->left > 0 ? (uint64_t)v->left / length : 0;
+        /* The block that has just begun is executed after this, so it must still find budget left, or it would run although an
+         * element-by-element slice ends before it. */
+        uint64_t left = ENV64(v, RCX) & s.mask, budget = v->left > 0 ? (uint64_t)(v->left - 1) / length : 0;
         if (left < 2 || !budget) return;
         uint64_t moved = move_some(v, &s, left - 1 < budget ? left - 1 : budget);
         if (!moved) return;
