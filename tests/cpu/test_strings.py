@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_slice_ends_where_it_would_element_by_element(budget: int) -> None:
         if rig.reg("rip") == rig.label("here") and rig.reg("ecx"):
             ends.append(rig.cpu.units)
     assert len(ends) > 4
-    assert {later - earlier for earlier, later in zip(ends, ends[1:], strict=False)} == {-(-budget // length) * length}
+    assert {later - earlier for earlier, later in itertools.pairwise(ends)} == {-(-budget // length) * length}
 
 
 @pytest.mark.parametrize("mode", ["paging", "pae", "long"])
