@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from avmm.control import toml_lines
-from avmm.control.config import ConfigError, Disk, VmConfig
+from avmm.control.config import Clock, ConfigError, Disk, VmConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 PLACES = ("hypervisor", "service", "kernel")
@@ -90,8 +90,8 @@ class Description:
         return DescriptionError(f"{self.path}, line {self.lines.get(path, 1)}: {reason}")
 
 
-def load(path: str | Path) -> Description:
-    """Read and check a description. Raises DescriptionError."""
+def load(path: str | Path, clock: Clock = "real") -> Description:
+    """Read and check a description; ``clock`` is that of machines that name none. Raises DescriptionError."""
     path = Path(path)
     try:
         text = path.read_bytes().decode()
@@ -100,10 +100,10 @@ def load(path: str | Path) -> Description:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DescriptionError(f"{path}, line {line}: this is not UTF-8 text") from None
-    return parse(text, path)
+    return parse(text, path, clock)
 
 
-def parse(text: str, path: Path) -> Description:
+def parse(text: str, path: Path, clock: Clock = "real") -> Description:
     """Check a description's text; ``path`` is what errors call it, and what relative paths start from."""
     try:
         tree = tomllib.loads(text)
@@ -114,14 +114,15 @@ def parse(text: str, path: Path) -> Description:
         raise DescriptionError(f"{path}, line {line}: {(reason or str(error)).rstrip('.')}") from None
     except RecursionError:
         raise DescriptionError(f"{path}, line 1: this is nested too deeply") from None
-    return _Reader(Description(path, HostConfig(), (), {}, toml_lines.find_lines(text.replace("\r\n", "\n")))).read(tree)
+    return _Reader(Description(path, HostConfig(), (), {}, toml_lines.find_lines(text.replace("\r\n", "\n"))), clock).read(tree)
 
 
 class _Reader:
     """Turns the tree that tomllib made into a description."""
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: Description, clock: Clock) -> None:
         self.description = description
+        self.clock = clock
         self.folder = description.path.parent
         self.sockets: dict[str, Path] = {}
 
@@ -167,7 +168,7 @@ class _Reader:
         if not NAME.fullmatch(name):
             self.wrong(f"{name!r} is no name for a machine: use letters, digits, dots, - and _", *here)
         self.keys(table, _VM_KEYS, *here)
-        values = {"clock": "real"} | table
+        values = {"clock": self.clock} | table
         for key in ("kernel", "initrd", "cdrom", "vgabios"):
             if key in values:
                 values[key] = self.file(values[key], *here, key)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from avmm.clock import MILLISECOND, SECOND, VirtualClock
+from avmm.clock import MILLISECOND, SECOND, Clock, VirtualClock
 from avmm.hypervisor.partition import Partition, RunState
 
 INTERVAL = 5 * MILLISECOND
@@ -29,6 +29,23 @@ class MachineEnded(Exception):
     """The machine went off while something was expected of it."""
 
 
+class Pace:
+    """How long to wait before the next look at a machine: ``interval`` ns, and up to ``longest`` while it executes nothing."""
+
+    def __init__(self, clock: Clock, interval: int = INTERVAL, longest: int = IDLE_INTERVAL) -> None:
+        self._clock = clock
+        self._shortest, self._longest = interval, longest
+        self._interval = interval
+        self._executed = -1
+
+    def next(self) -> int:
+        """Return it in ns of machine time."""
+        if isinstance(self._clock, VirtualClock):
+            before, self._executed = self._executed, self._clock.executed()
+            self._interval = min(2 * self._interval, self._longest) if self._executed == before else self._shortest
+        return self._interval
+
+
 class _Watch:
     """Looks again and again whether something is met, until a deadline in ns of machine time or the machine's end."""
 
@@ -39,8 +56,7 @@ class _Watch:
         self.met = met
         self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.timer = self.clock.timer(self.look)
-        self._interval = INTERVAL
-        self._executed = -1
+        self._pace = Pace(self.clock)
 
     async def result(self) -> bool:
         """Return whether it was met; False after the deadline or the machine's end. Raises what ``met()`` raises."""
@@ -83,13 +99,7 @@ class _Watch:
             self.future.set_result(False)
 
     def _arm(self) -> None:
-        self.timer.arm(self.deadline if self.met is None else min(self.clock.now() + self._pace(), self.deadline))
-
-    def _pace(self) -> int:
-        if isinstance(self.clock, VirtualClock):
-            before, self._executed = self._executed, self.clock.executed()
-            self._interval = min(2 * self._interval, IDLE_INTERVAL) if self._executed == before else INTERVAL
-        return self._interval
+        self.timer.arm(self.deadline if self.met is None else min(self.clock.now() + self._pace.next(), self.deadline))
 
 
 async def wait_until(partition: Partition, met: Callable[[], bool], timeout: float, describe: Callable[[], str]) -> None:

@@ -250,6 +250,7 @@ class Vcpu:
             if self._yield:
                 self._yield = False
                 self._switch(asyncio.sleep(0))
+                self._boundary()  # whoever went on may have paused the machine, at this very moment
         self._want_turn()
 
     def _sleep(self, ns: int | None) -> None:
