@@ -3,6 +3,7 @@
 from avmm.boot.errors import BootError
 from avmm.control.config import ConfigError, Disk, VmConfig
 from avmm.control.host import Host
+from avmm.control.snapshot import Snapshot, SnapshotError
 from avmm.control.vm import Vm
 from avmm.control.watch import MachineEnded, WaitTimeout
 from avmm.cpu.engine import ProcessorError
@@ -27,6 +28,8 @@ __all__ = [
     "ProcessorError",
     "RunState",
     "ScriptCpu",
+    "Snapshot",
+    "SnapshotError",
     "Vm",
     "VmConfig",
     "WaitTimeout",

@@ -92,6 +92,10 @@ class Clock(ABC):
             heapq.heappop(heap)  # cancelled, or armed anew
         return None
 
+    def armed(self) -> list[Timer]:
+        """Return the timers that are armed, in the order in which they will fire."""
+        return [timer for due, serial, timer in sorted(self._heap, key=_order) if timer.due == due and timer._serial == serial]
+
     def run_due(self) -> asyncio.Future[None] | None:
         """Fire every timer that is due.
 
@@ -124,6 +128,12 @@ class WallClock(Clock):
             return self._paused_at
         return time.monotonic_ns() - self.origin
 
+    def set(self, now: int) -> None:
+        """Let machine time go on from ``now``, which may lie before; timers keep their deadlines. Only while paused."""
+        if self._paused_at is None:
+            raise RuntimeError("machine time is set only while it stands still")
+        self._paused_at = now
+
     def pause(self) -> None:
         """Let machine time stand still."""
         if self._paused_at is None:
@@ -151,12 +161,21 @@ class VirtualClock(Clock):
     def now(self) -> int:
         return self.executed() + self.skipped
 
+    def set(self, now: int) -> None:
+        """Let machine time go on from ``now``, which may lie before; timers keep their deadlines. Only while the machine stands still."""
+        self.skipped = now - self.executed()
+        self.on_skip(self.skipped)
+
     def advance_to(self, due: int) -> None:
         """Skip to ``due``; a halted machine does this instead of waiting. Going backwards is ignored."""
         skipped = due - self.executed()
         if skipped > self.skipped:
             self.skipped = skipped
             self.on_skip(skipped)
+
+
+def _order(entry: tuple[int, int, Timer]) -> tuple[int, int]:
+    return entry[:2]
 
 
 def _nothing() -> None:

@@ -7,6 +7,7 @@ from typing import Self
 
 from avmm.control.assemble import assemble
 from avmm.control.config import ConfigError, VmConfig
+from avmm.control.snapshot import Snapshot, clone_name, put
 from avmm.control.vm import Vm
 from avmm.cpu.script import Guest
 from avmm.host.service import ServiceOs
@@ -48,6 +49,23 @@ class Host:
         machine = await assemble(config, self.service, guest)
         machine.partition.vcpu.share = self.schedule.share(config.name, config.weight, config.cap)
         vm = self.vms[config.name] = Vm(config, machine)
+        return vm
+
+    async def clone(self, snapshot: Snapshot, name: str = "", *, config: VmConfig | None = None, paused: bool = False) -> Vm:
+        """Make another machine from a snapshot, which goes on from there, or stands still there with ``paused``.
+
+        Its memory is shared with all others of that snapshot until one of them writes. ``config`` describes the machine where the
+        snapshot's own does not do: images that lie elsewhere, devices of one's own. Raises SnapshotError, and what
+        :meth:`create_vm` raises; there is no machine then.
+        """
+        config = config or snapshot.config_for(name or clone_name(snapshot.config.name, set(self.vms)))
+        vm = await self.create_vm(config)
+        try:
+            await put(vm, snapshot, sharing=True)
+        except BaseException:
+            await self.remove_vm(vm)
+            raise
+        await vm.partition.revive(paused=paused)
         return vm
 
     async def remove_vm(self, vm: Vm) -> None:

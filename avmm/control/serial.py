@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from avmm.control.screen import Wanted, describe, match_end
@@ -12,6 +13,16 @@ from avmm.hypervisor.partition import Partition
 
 KEPT = 4 << 20
 TAIL = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class SerialState:
+    """What the line's user had of it: the output that is kept, how much is not, and up to where it was matched."""
+
+    output: bytes
+    dropped: int
+    seen: int
+    version: int = 1
 
 
 class Serial:
@@ -90,6 +101,15 @@ class Serial:
     async def expect_sequence(self, *wanted: Wanted, timeout: float = 10) -> list[str]:
         """Wait for one after another, each behind the match before, and return the pieces; ``timeout`` is for all together."""
         return await in_turn(self._partition, [partial(self.wait_for, one) for one in wanted], timeout)
+
+    def save(self) -> SerialState:
+        """Return what there is to see."""
+        return SerialState(bytes(self.output), self.dropped, self._seen)
+
+    def restore(self, state: SerialState) -> None:
+        """Show what there was to see; listeners do not hear it again."""
+        self.output[:] = state.output
+        self.dropped, self._seen = state.dropped, state.seen
 
     def _written(self) -> int:
         return self.dropped + len(self.output)

@@ -5,8 +5,11 @@ The invariant: files are read once, when the machine is made; after a reset the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from avmm.boot import acpi, firmware, layout, linux, linux_real_mode, multiboot
 from avmm.boot.bios.bios import Bios
@@ -78,11 +81,34 @@ def read_file(path: str | Path, what: str) -> bytes:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
 
 
+@dataclass(eq=False)
+class _Content:
+    """What was in a file, for as long as a machine may start from it."""
+
+    data: bytes
+
+
+_contents: WeakValueDictionary[tuple[int, ...], _Content] = WeakValueDictionary()
+
+
+def _shared(path: str | Path, what: str) -> _Content:
+    """Read a file, unless another machine has read the same: clones share it."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
+    key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    content = _contents.get(key)
+    if content is None:
+        content = _contents[key] = _Content(read_file(path, what))
+    return content
+
+
 def _kernel_start(machine: Machine, config: VmConfig, bios: Bios, video: VideoServices) -> Callable[[], CpuState]:
     partition = machine.partition
     assert config.kernel is not None
-    kernel = read_file(config.kernel, "the kernel")
-    initrd = read_file(config.initrd, "the initrd") if config.initrd is not None else None
+    shared = _shared(config.kernel, "the kernel"), _shared(config.initrd, "the initrd") if config.initrd is not None else _Content(b"")
+    kernel, initrd = shared[0].data, shared[1].data or None
     if linux_real_mode.is_real_mode_only(kernel):
         return _real_mode_start(machine, config, bios, linux_real_mode.prepare(config.memory_bytes, kernel, initrd, config.append))
     is_linux = kernel[0x202:0x206] == b"HdrS" or kernel[:5] == b"\x7fELF\x02"
@@ -92,7 +118,7 @@ def _kernel_start(machine: Machine, config: VmConfig, bios: Bios, video: VideoSe
         except BootError:
             raise BootError(f"{config.kernel} is no kernel: neither a Linux bzImage or vmlinux nor a multiboot image") from None
 
-    def start() -> CpuState:
+    def start(held: tuple[_Content, _Content] = shared) -> CpuState:
         _install(partition, bios)
         video.set_mode(3)
         rsdp = _place_acpi(partition) if config.acpi else None
@@ -123,7 +149,7 @@ def _firmware_start(machine: Machine, config: VmConfig) -> Callable[[], CpuState
     seabios = config.bios == "seabios"
     image = read_file(firmware.find(firmware.SEABIOS) if seabios else config.bios, "the firmware")
     high = firmware.high_image(image)
-    partition.processor.map_ram((1 << 32) - len(image), high)
+    partition.add_memory((1 << 32) - len(image), high)
     video_bios = config.vgabios or firmware.find(firmware.VGABIOS)
     files = {"vgaroms/vgabios-isavga.bin": read_file(video_bios, "the video BIOS"), "etc/e820": e820_file(config.memory_bytes)}
     partition.plug(FwCfg(partition, standard_items(config.memory_bytes), files))

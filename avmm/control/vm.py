@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from avmm.control import snapshot as snapshots
 from avmm.control.config import Disk, VmConfig
 from avmm.control.hotplug import HotPlug
 from avmm.control.keyboard import Keyboard, Mouse
@@ -12,6 +13,7 @@ from avmm.control.machine import Machine
 from avmm.control.placement import Placement
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
+from avmm.control.snapshot import Snapshot
 from avmm.control.stats import Stats, collect
 from avmm.control.watch import ended, sleep, wait_until
 from avmm.devices.device import Device
@@ -105,6 +107,17 @@ class Vm:
     async def sleep(self, seconds: float) -> None:
         """Wait for machine time to pass."""
         await sleep(self.partition, seconds)
+
+    async def snapshot(self) -> Snapshot:
+        """Return the machine as it is at this moment; it goes on, or stays paused. Raises SnapshotError when it cannot be saved."""
+        return await snapshots.take(self)
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot says, of this machine or one like it, and go on from there; a paused machine stays paused.
+
+        Also when it is off or has failed. Raises SnapshotError when the snapshot does not fit.
+        """
+        await snapshots.restore(self, snapshot)
 
     @property
     def placement(self) -> dict[str, str]:

@@ -62,6 +62,14 @@ class CpuState:
     gprs: dict[str, int] = field(default_factory=dict)
 
 
+class ProcessorState(Protocol):
+    """What :meth:`Processor.save` returns: a frozen dataclass of that kind of processor, all of it values."""
+
+    @property
+    def version(self) -> int:
+        """The version of its format."""
+
+
 class ProcessorError(Exception):
     """The processor cannot go on, or cannot be made; one sentence says why."""
 
@@ -133,6 +141,15 @@ class Processor(Protocol):
 
     def reset(self, state: CpuState) -> None:
         """Start over from ``state`` at the next run. Never while running."""
+
+    def save(self, halted: bool = False) -> ProcessorState:
+        """Return everything it is but memory, windows and pins. Never while running. ``halted``: HLT was reported, and no end of it yet."""
+
+    def restore(self, state: ProcessorState) -> None:
+        """Become what was saved, with no window open and INTR low; a saved halt is reported by the next run. Never while running.
+
+        ProcessorError, one sentence, when it does not fit.
+        """
 
     def register(self, name: str) -> int:
         """Return a register: rax ... r15, their eax/ax/al/ah forms, rip, rflags, cr0, cr2, cr3, cr4, efer, and cs ... gs (selectors)."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-from avmm.cpu.engine import Callbacks, CpuState, Exit, Segment
+from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
 
 OPERATION_UNITS = 100  # ns of virtual time an operation takes: about a port access, so that polling a device gets somewhere
 RFLAGS_IF = 0x200
@@ -199,6 +199,14 @@ class ScriptProcessor:
         self.handlers.clear()
         self._stack = [self._guest(ScriptCpu(self))]
         self._results = [None]
+
+    def save(self, halted: bool = False) -> ProcessorState:
+        """Refuse: a coroutine cannot be copied."""
+        raise ProcessorError("a guest written in Python keeps its state in a coroutine, which cannot be saved")
+
+    def restore(self, state: ProcessorState) -> None:
+        """Refuse, likewise."""
+        raise ProcessorError("a guest written in Python cannot become what was saved")
 
     def close(self) -> None:
         """End the guest's coroutines."""

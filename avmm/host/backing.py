@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 import tempfile
@@ -44,6 +45,8 @@ WRITE_NOW = 128 << 10
 SLOW = 2_000_000
 """A direct write that took longer (ns) met the kernel's dirty-page throttling: the next ones go to the threads."""
 PATIENCE = 64
+SAMPLE, SAMPLES = 16 << 10, 32
+"""Bytes of a sample of an image, and how many there are at most, more or less."""
 THREADS = 4
 
 
@@ -76,6 +79,7 @@ class BackingFile:
         self._writes = 0
         self._synced = -1
         self._sync_error: OSError | None = None
+        self._fingerprint: str | None = None
 
     @classmethod
     async def open(
@@ -159,6 +163,32 @@ class BackingFile:
         answer = self.start_flush()
         if answer is not None:
             await asyncio.shield(answer)
+
+    # -- snapshots
+
+    async def changes(self) -> tuple[tuple[int, bytes], ...]:
+        """Return what the overlay holds, as (first sector, data); nothing without an overlay. No request may be in flight."""
+        return () if self.overlay is None else await self._run(0, self.overlay.contents)
+
+    async def replace_changes(self, contents: tuple[tuple[int, bytes], ...]) -> None:
+        """Let the overlay hold exactly ``contents``. No request may be in flight."""
+        assert self.overlay is not None
+        await self._run(0, self.overlay.replace, contents)
+        with self._lock:
+            self._writes += 1
+
+    async def fingerprint(self) -> str:
+        """Return a digest of samples of the image below the overlay: another image most likely has another."""
+        if self._fingerprint is None:
+            self._fingerprint = await self._run(0, self._sample)
+        return self._fingerprint
+
+    def _sample(self) -> str:
+        digest = hashlib.sha256(f"{self._present}".encode())
+        step = max(SAMPLE, self._present // SAMPLES // PAGE * PAGE)
+        for at in range(0, self._present, step):
+            digest.update(os.pread(self._fd, SAMPLE, at))
+        return digest.hexdigest()
 
     async def close(self) -> None:
         """Wait for what is in flight, flush, unlock. The file is closed even if the flush fails; then BlockError is raised."""

@@ -16,8 +16,10 @@ a crash reads as the disk was at some moment after its last flush, sector by sec
 from __future__ import annotations
 
 import os
+import re
 import struct
 import threading
+from collections.abc import Iterable, Iterator
 
 SECTOR = 512
 PAGE = 4096
@@ -76,6 +78,28 @@ class Overlay:
             found.append((inside, first, length))
             first, count, chunk = first + length, count - length, chunk >> length
         return found
+
+    def changed(self) -> Iterator[tuple[int, int]]:
+        """Yield what is in the overlay as (first sector, count), in order."""
+        for found in re.finditer(rb"[^\0]{1,512}", self.bitmap):
+            first, count = found.start() * 8, (found.end() - found.start()) * 8
+            yield from ((start, length) for inside, start, length in self.runs(first, count) if inside)
+
+    def contents(self) -> tuple[tuple[int, bytes], ...]:
+        """Return what is in the overlay as (first sector, data). Blocks."""
+        return tuple((first, os.pread(self.fd, count * SECTOR, self.data_offset + first * SECTOR)) for first, count in self.changed())
+
+    def replace(self, contents: Iterable[tuple[int, bytes]]) -> None:
+        """Hold exactly ``contents``. Blocks; a permanent overlay that is cut off meanwhile holds neither the old nor the new."""
+        with self._lock:
+            self._unsaved.update(page for page in range(len(self.bitmap) // PAGE) if any(self.bitmap[page * PAGE : (page + 1) * PAGE]))
+            self.bitmap[:] = bytes(len(self.bitmap))
+        for first, data in contents:
+            view, at = memoryview(data), self.data_offset + first * SECTOR
+            while view:
+                written = os.pwrite(self.fd, view, at)
+                view, at = view[written:], at + written
+            self.mark(first, len(data) // SECTOR)
 
     def mark(self, first: int, count: int) -> None:
         """Note that the data of these sectors have been written to the file."""

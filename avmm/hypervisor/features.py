@@ -76,6 +76,14 @@ class Msrs:
         self._values[index] = value
         return True
 
+    def save(self) -> tuple[tuple[int, int], ...]:
+        """Return the registers that are kept here, as (index, value)."""
+        return tuple(sorted(self._values.items()))
+
+    def restore(self, values: tuple[tuple[int, int], ...]) -> None:
+        """Take registers that were saved."""
+        self._values = dict(values)
+
     def reset(self) -> None:
         """Go to the state after RESET#."""
         self._values = dict(_INITIAL)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import mmap
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -25,6 +24,7 @@ from avmm.hypervisor.bus import BusError
 from avmm.hypervisor.features import Msrs, cpuid
 from avmm.hypervisor.irp import Irp
 from avmm.hypervisor.plugboard import Plugboard
+from avmm.hypervisor.ram import Ram
 from avmm.hypervisor.report import GuestFailure, failure_report
 from avmm.hypervisor.slot import Slot
 from avmm.hypervisor.trace import Trace
@@ -98,7 +98,9 @@ class Partition:
         self.boot_state: Callable[[], CpuState] = CpuState
         """Makes the state that the processor starts from, after power-on and after each reset; loads firmware into RAM."""
         self.observers: list[Callable[[RunState], None]] = []
-        self._raw = mmap.mmap(-1, ram_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.ram = Ram(ram_size)
+        self.memories: dict[int, memoryview] = {}
+        """RAM elsewhere than at 0, by its address: what a firmware is shadowed in."""
         self._plugboard = Plugboard(name, self._wait, self._send)
         self.ports = self._plugboard.ports
         self.address_space = self._plugboard.address_space
@@ -124,13 +126,13 @@ class Partition:
         elif isinstance(self.clock, VirtualClock):
             self.clock.on_skip = self.processor.set_time_base
         self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, slice_ns=slice_ns)
-        ram = memoryview(self._raw)
-        self.memory = GuestMemory(ram, self.processor.invalidate)
-        self.processor.map_ram(0, ram)
+        self.memory = GuestMemory(self.ram.view, self.processor.invalidate)
+        self.processor.map_ram(0, self.ram.view)
         self._work = Work(name, self.clock, self.vcpu.busy, self.fail)
-        self.start = self._work.start
+        self.start, self.begin = self._work.start, self._work.begin
         self._task: asyncio.Task[None] | None = None
-        self._want_reset: str | None = None
+        self.wanted_reset: str | None = None
+        """Why the machine is to be reset at the next boundary; None when it is not."""
         self._want_off: str | None = None
         self._want_pause = False
         self._paused: asyncio.Future[None] | None = None
@@ -196,13 +198,18 @@ class Partition:
 
     def reset(self, reason: str) -> None:
         """Ask for a machine reset at the next boundary."""
-        self._want_reset = reason
+        self.wanted_reset = reason
         self._attention()
 
     def power_off(self, reason: str) -> None:
         """Ask for power off at the next boundary."""
         self._want_off = reason
         self._attention()
+
+    def add_memory(self, address: int, buffer: memoryview) -> None:
+        """Have more RAM at ``address``."""
+        self.memories[address] = buffer
+        self.processor.map_ram(address, buffer)
 
     def map_ram(self, first: int, size: int, buffer: memoryview | None) -> None:
         """Let a range go straight to ``buffer``, or to the device again."""
@@ -254,7 +261,7 @@ class Partition:
     def _triple_fault(self) -> None:
         if self.on_triple_fault == "reset":
             self.trace("triple fault", action="reset")
-            self._want_reset = "triple fault"
+            self.wanted_reset = "triple fault"
         else:
             self._want_off = "triple fault"
 
@@ -265,6 +272,19 @@ class Partition:
         if self._task is not None:
             raise RuntimeError(f"{self.name} is on already")
         self._boot()
+        await self._go()
+
+    async def revive(self, *, paused: bool = False) -> None:
+        """Start the vCPU task of a machine that was never on, is off or has failed, and into which a saved state was put."""
+        self.failure, self.off_reason = None, ""
+        self._want_off, self._want_pause = None, paused
+        self._ended.clear()
+        self._paused = asyncio.get_running_loop().create_future() if paused else None
+        await self._go()
+        if self._paused is not None:
+            await self._paused
+
+    async def _go(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"vm:{self.name}")
         self.vcpu.yield_soon()  # whoever powers on can arm a wait before the first instruction: in virtual time HLT jumps far
         await asyncio.sleep(0)
@@ -294,6 +314,10 @@ class Partition:
 
     def _boot(self) -> None:
         self.processor.reset(self.boot_state())
+        self.follow_processor()
+
+    def follow_processor(self) -> None:
+        """The processor's counter is another one since it was reset or restored."""
         if isinstance(self.clock, VirtualClock):
             self.clock.executed = self.processor.executed
 
@@ -324,7 +348,7 @@ class Partition:
             self.off_reason = self._want_off
             self._enter(RunState.OFF)
             raise Stop
-        if self._want_reset is not None:
+        if self.wanted_reset is not None:
             self._do_reset()
         while self._want_pause and self._want_off is None:
             self.vcpu.wait(self._stand_still())
@@ -371,8 +395,8 @@ class Partition:
             self._enter(RunState.RUNNING)
 
     def _do_reset(self) -> None:
-        self.trace("reset", reason=self._want_reset)
-        self._want_reset = None
+        self.trace("reset", reason=self.wanted_reset)
+        self.wanted_reset = None
         self.resets += 1
         for device in self.devices.values():
             device.reset()
@@ -406,6 +430,7 @@ class Partition:
             self._paused.set_result(None)  # it comes before the pause has begun
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
+            self.vcpu.yield_soon()  # whoever resumes goes on at this very moment
             await asyncio.sleep(0)
 
     async def stop(self, reason: str = "stopped") -> None:
@@ -432,4 +457,5 @@ class Partition:
     def close(self) -> None:
         """Give back the memory. Only after the machine has ended."""
         self.processor.close()
+        self.ram.close()
         self.memory.on_write = None

@@ -154,6 +154,11 @@ class Share:
         if self._schedule.holder is self:
             self._schedule._grant()
 
+    def open(self) -> None:
+        """The machine starts, perhaps again."""
+        if self not in self._schedule.shares:
+            self._schedule.shares.append(self)
+
     def close(self) -> None:
         """The machine has ended."""
         if self._turn is not None:

@@ -64,6 +64,16 @@ class _Job:
     """Work in flight; who hears of its result may change while it is under way."""
 
     done: Callable[[Any], None]
+    timer: Timer | None = None
+    """What will tell the device, in virtual time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """What is saved of a slot besides its device: its end of the interrupt lines, as (number, level, edges)."""
+
+    lines: tuple[tuple[int, bool, int], ...]
+    version: int = 1
 
 
 class Slot:
@@ -124,7 +134,7 @@ class Slot:
             jobs.remove(job)
             job.done(result)
 
-        self.partition.start(work, finished, latency)
+        job.timer = self.partition.begin(work, finished, latency)
 
     def trace(self, event: str, **fields: object) -> None:
         """Record something worth knowing, rate-limited."""
@@ -168,6 +178,28 @@ class Slot:
     def window_done(self, port: int) -> None:
         """Forget a window that was used up: the partition tells, as the processor closes it by itself."""
         self._windows.pop(port, None)
+
+    # -- saved state
+
+    def save(self) -> SlotState:
+        """Return the state."""
+        return SlotState(tuple((number, line.level, line.edges) for number, line in sorted(self._lines.items())))
+
+    def restore(self, state: SlotState) -> None:
+        """Forget what is under way and take the saved levels. Nobody hears them: controllers have their own state."""
+        self._cancel_timers()
+        for job in self._jobs:
+            if job.timer is not None:
+                job.timer.cancel()
+        self._jobs.clear()
+        for number, level, edges in state.lines:
+            line = self.line(number)
+            line.level, line.edges = level, edges
+
+    def timers(self) -> list[Timer]:
+        """Return the device's timers, then those of its work, in an order that is the same after it was restored."""
+        assert isinstance(self.clock, SlotClock)
+        return [*self.clock.timers, *(job.timer for job in self._jobs if job.timer is not None)]
 
     # -- changing places
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from greenlet import getcurrent, greenlet
@@ -28,6 +29,17 @@ IDLE_ROUNDS = 64  # jumps of a halted virtual-time machine before the event loop
 
 class Stop(Exception):
     """Ends the vCPU's run loop; what to do next is its owner's business."""
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuState:
+    """A saved vCPU, besides its processor. ``slept_units``: when the event loop had its last turn, in units of work."""
+
+    halted: bool
+    pending: bool
+    halts: int
+    slept_units: int
+    version: int = 1
 
 
 class Vcpu:
@@ -66,7 +78,7 @@ class Vcpu:
         self._woken = False
         self._yield = False
         self._busy = False
-        self._restarted = False
+        self._restarted = self._halting = False
         self._slept_units = self._charged_units = 0
         clock.on_earlier = self._earlier
 
@@ -103,6 +115,18 @@ class Vcpu:
     def restarted(self) -> None:
         """The processor was reset: it is not halted any more."""
         self._restarted = True
+
+    def save(self) -> VcpuState:
+        """Return the state. Only between two slices."""
+        return VcpuState(self._halting, self._pending, self.halts, self._slept_units)
+
+    def restore(self, state: VcpuState) -> None:
+        """Go on from a saved state, with the processor restored already. Only between two slices."""
+        self.halts = state.halts - state.halted  # the processor will report that halt again
+        self._slept_units, self._charged_units = state.slept_units, self.processor.units
+        self.interrupt(state.pending)
+        self.restarted()
+        self.yield_soon()  # whoever restores can arm a wait before the first instruction
 
     def _earlier(self) -> None:
         self.processor.kick()
@@ -144,6 +168,9 @@ class Vcpu:
         """Run until :class:`Stop` is raised at a boundary. Anything else that is raised is a failure and goes on to the caller."""
         self._greenlet = running = greenlet(self._loop)
         self._parent = getcurrent()
+        self._halting = False
+        if self.share is not None:
+            self.share.open()
         try:
             awaitable = running.switch()
             while not running.dead:
@@ -232,7 +259,7 @@ class Vcpu:
         """HLT: until an interrupt that the guest accepts. Timers go on; the boundary is looked at each time round."""
         clock = self.clock
         rounds = 0
-        self._restarted = False
+        self._restarted, self._halting = False, True
         self._leave()
         while not (self._can_wake() or self._restarted):
             due = clock.next_due()
@@ -247,10 +274,11 @@ class Vcpu:
             blocker = clock.run_due()
             if blocker is not None:
                 self._switch(asyncio.shield(blocker))
-            if self._yield:
+            while self._yield:
                 self._yield = False
                 self._switch(asyncio.sleep(0))
                 self._boundary()  # whoever went on may have paused the machine, at this very moment
+        self._halting = False
         self._want_turn()
 
     def _sleep(self, ns: int | None) -> None:

@@ -33,6 +33,10 @@ class Work:
 
     def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
         """Run a device's work in the background; see ``Board.start``."""
+        self.begin(work, done, latency)
+
+    def begin(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> Timer | None:
+        """Do that, and return the timer that will tell the device: in virtual time there is one."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         task = (_begin if isinstance(self._clock, WallClock) else _task)(loop, work, self._name)
         self._in_flight.add(task)
@@ -57,6 +61,7 @@ class Work:
         task.add_done_callback(finished)
         if timer is not None:
             timer.arm(self._clock.now() + latency)
+        return timer
 
     async def idle(self) -> None:
         """Wait until none is in flight; what ends last may start more."""

@@ -22,6 +22,7 @@ class Vcpu:
     running: int
     tsc_base: int
     virtual_time: bool
+    halted: bool
     units: int
     def __init__(self, uc: int, cpu: int, env: int, tlb: int, units: int, callbacks: tuple[Callable[..., object], ...], /) -> None: ...
     def run(self, budget: int, deadline: int | None, /) -> int: ...

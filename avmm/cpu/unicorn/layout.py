@@ -49,6 +49,7 @@ ENV_TSC_AUX = 0x1320
 ENV_ERROR_CODE = 0x1508
 ENV_IS_INT = 0x150C
 ENV_NEXT_EIP = 0x1510
+ENV_POINTER = 0x15B8  # the only host address among them: eight bytes that belong to this process
 ENV_SIZE = 0x1700
 TLB_MODES = 3
 TLB_SEARCH = 0x200  # the TLB descriptors lie within this many bytes before env
@@ -94,6 +95,15 @@ class Inside:
         self.bytes = raw
         self.q = raw.cast("Q")
         self.d = raw.cast("I")
+
+    def save(self) -> bytes:
+        """Return the fields without what belongs to this process."""
+        return bytes(self.bytes[:ENV_POINTER]) + bytes(8) + bytes(self.bytes[ENV_POINTER + 8 :])
+
+    def restore(self, saved: bytes) -> None:
+        """Take fields that were saved, perhaps by another process."""
+        self.bytes[:ENV_POINTER] = saved[:ENV_POINTER]
+        self.bytes[ENV_POINTER + 8 :] = saved[ENV_POINTER + 8 :]
 
     def copy(self) -> Inside:
         """Return the same fields as they are now, in memory of our own."""

@@ -14,12 +14,13 @@ import mmap
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import unicorn
 from unicorn import x86_const as x86
 
-from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, Segment
+from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
 from avmm.cpu.unicorn import layout
 from avmm.cpu.unicorn._shim import Vcpu
 
@@ -60,6 +61,18 @@ def _names() -> dict[str, tuple[int, int, int]]:
 
 
 _FIELDS = _names()
+
+
+@dataclass(frozen=True, slots=True)
+class UnicornState:
+    """A saved processor: Unicorn's own fields (``env``, its layout is that of ``model``) and what the shim keeps beside them."""
+
+    env: bytes
+    units: int
+    halted: bool
+    counters: tuple[tuple[str, int], ...]
+    model: str = f"unicorn {layout.NEEDED}"
+    version: int = 1
 
 
 class UnicornProcessor:
@@ -167,6 +180,35 @@ class UnicornProcessor:
         self._prepare(engine, state)
         self._cpuid_cache.clear()
         self._entered = False
+
+    def save(self, halted: bool = False) -> UnicornState:
+        """Return the state. It is complete at a block boundary, the only place where a run ends: nothing is half-way there."""
+        vcpu = self._vcpu
+        if vcpu is None:
+            raise ProcessorError("this processor is closed")
+        if not self._entered:
+            self._enter(vcpu)
+        counters = tuple((name, count) for name, count in self._counted().items() if name not in _HOST_COUNTERS)
+        return UnicornState(self.inside.save(), vcpu.units, halted or vcpu.halted, counters)
+
+    def restore(self, state: ProcessorState) -> None:
+        """Become what was saved: a new engine over the same memory, which enters guest mode and is then given the saved fields."""
+        if not isinstance(state, UnicornState) or state.version != 1 or len(state.env) != layout.ENV_SIZE:
+            raise ProcessorError("this is not the state of a Unicorn processor, version 1")
+        if state.model != (own := f"unicorn {layout.NEEDED}"):
+            raise ProcessorError(f"the state was saved by {state.model}, and this is {own}: their processors differ inside")
+        for port in list(self._windows):
+            self.window(port, None)
+        self.reset(CpuState())
+        vcpu = self._vcpu
+        assert vcpu is not None
+        self._enter(vcpu)
+        self.inside.restore(state.env)
+        self._forget_translations()
+        vcpu.units, vcpu.halted = state.units, state.halted
+        for name, count in state.counters:
+            if name in _COUNTERS:
+                self._past[name] = count - getattr(vcpu, name)  # the stub is not the guest's code
 
     def close(self) -> None:
         """Give back all memory; the processor cannot be used again."""
@@ -432,14 +474,18 @@ class UnicornProcessor:
 
     def counters(self) -> dict[str, int]:
         """Return what was counted since power-on: blocks, exceptions, accesses through ports, windows and memory, interrupts."""
+        return {name.removeprefix("n_"): count for name, count in self._counted().items()}
+
+    def _counted(self) -> dict[str, int]:
         vcpu = self._vcpu
-        return {name.removeprefix("n_"): self._past.get(name, 0) + (getattr(vcpu, name) if vcpu else 0) for name in _COUNTERS}
+        return {name: self._past.get(name, 0) + (getattr(vcpu, name) if vcpu else 0) for name in _COUNTERS}
 
 
 TRAIL_KINDS = ("in", "out", "load", "store", "exit", "interrupt")
 _EXITS = tuple(Exit)
 _COUNTERS = ("blocks", "n_exceptions", "n_syscalls", "n_in", "n_out", "n_window", "n_interrupts", "n_exits", "n_loads", "n_stores",
              "run_ns", "run_cycles", "handler_cycles")
+_HOST_COUNTERS = frozenset({"run_ns", "run_cycles", "handler_cycles"})  # of the host's time: no part of the guest's history
 _MSRS = {  # MSRs that are fields of the processor's own state
     0x174: ("d", layout.ENV_SYSENTER // 4),
     0x175: ("q", layout.ENV_SYSENTER // 8 + 1),

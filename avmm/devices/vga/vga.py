@@ -310,4 +310,5 @@ class Vga(Device):
         self.planes.latches = state.latches
         self.ram[:] = state.ram
         self.text_memory[:] = state.text
+        self.planes.writes += 1  # the fonts may be others
         self._remap()

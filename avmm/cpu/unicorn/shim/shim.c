@@ -273,7 +273,7 @@ static PyMemberDef members[] = {
     COUNTER(blocks), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
     COUNTER(n_exits), COUNTER(n_loads), COUNTER(n_stores), COUNTER(run_ns), COUNTER(run_cycles), COUNTER(handler_cycles), {"error", T_INT, offsetof(Vcpu, error), READONLY, NULL},
     {"running", T_INT, offsetof(Vcpu, running), READONLY, NULL}, {"tsc_base", T_LONGLONG, offsetof(Vcpu, tsc_base), 0, NULL},
-    {"virtual_time", T_BOOL, offsetof(Vcpu, virtual_time), 0, NULL}, {NULL, 0, 0, 0, NULL}};
+    {"virtual_time", T_BOOL, offsetof(Vcpu, virtual_time), 0, NULL}, {"halted", T_BOOL, offsetof(Vcpu, halted), 0, NULL}, {NULL, 0, 0, 0, NULL}};
 static PyObject *get_units(Vcpu *v, void *closure) {
     (void)closure;
     return PyLong_FromLongLong(vcpu_units(v));

@@ -1,0 +1,192 @@
+"""A machine as it was at one moment: taken, put back, and made into other machines.
+
+A :class:`Snapshot` holds the partition's state, a picture of RAM that shares its pages with the machine (avmm.hypervisor.ram), what
+the overlays of its disks hold, and what its user has seen of the serial line. What an image holds that is written in place
+cannot be in it, and such a machine is refused; images that are only read are known again by their size and samples.
+
+The invariant: a machine from a snapshot goes on, in virtual time, exactly as the one that it was taken from, to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from avmm.control.config import Disk, VmConfig
+from avmm.hypervisor import state
+from avmm.hypervisor.partition import Partition, RunState
+from avmm.hypervisor.ram import RamImage
+from avmm.hypervisor.state import PartitionState, StateError
+
+if TYPE_CHECKING:
+    from avmm.control.machine import Machine
+    from avmm.control.serial import SerialState
+    from avmm.control.vm import Vm
+    from avmm.host.backing import BackingFile
+
+VERSION = 1
+
+
+class SnapshotError(Exception):
+    """A snapshot cannot be taken, read, written or used here; one sentence says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedDisk:
+    """A disk: ``name`` within the machine, the image it was, and what its overlay held as (first sector, data)."""
+
+    name: str
+    path: str
+    size: int
+    fingerprint: str
+    overlay: bool
+    changes: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One machine at one moment. It needs memory only for what the machine changes afterwards, and gives it back when it is forgotten."""
+
+    config: VmConfig
+    partition: PartitionState
+    disks: tuple[SavedDisk, ...]
+    serial: SerialState
+    boot_failure: str
+    ram: RamImage
+    version: int = VERSION
+
+    @property
+    def now(self) -> float:
+        """The machine time at which it was taken, in seconds."""
+        return self.partition.now / 1e9
+
+    def config_for(self, name: str) -> VmConfig:
+        """Return the configuration of another machine like this one. Its overlays are temporary: a permanent one has one machine."""
+        return replace(self.config, name=name, disks=_apart(self.config.disks), floppies=_apart(self.config.floppies))
+
+
+async def take(vm: Vm) -> Snapshot:
+    """Take a snapshot of a machine that runs or is paused, and let it go on. Raises SnapshotError."""
+    async with _standing_still(vm.partition):
+        return await take_still(vm)
+
+
+async def take_still(vm: Vm) -> Snapshot:
+    """Take a snapshot of a machine that stands still."""
+    machine = vm.machine
+    _check_savable(machine)
+    disks = tuple([await _save_disk(name, machine) for name in machine.names])
+    try:
+        saved = state.save(machine.partition)
+        ram = machine.partition.ram.freeze()
+    except StateError as error:
+        raise SnapshotError(f"{vm.name} cannot be saved: {error}") from None
+    except OSError as error:
+        raise SnapshotError(f"{vm.name} cannot be saved: no memory for it ({error.strerror})") from None
+    return Snapshot(vm.config, saved, disks, vm.serial.save(), machine.boot_failure, ram)
+
+
+async def put(vm: Vm, snapshot: Snapshot, *, sharing: bool = False) -> None:
+    """Make a machine that stands still, is off, has failed or was never on what the snapshot says. Raises SnapshotError, and
+    nothing has changed then, unless a device refuses its state: then the machine has failed.
+    """
+    machine = vm.machine
+    partition = machine.partition
+    if partition.memory.size != snapshot.ram.size:
+        sizes = f"{snapshot.ram.size >> 20}M", f"{partition.memory.size >> 20}M"
+        raise SnapshotError(f"the snapshot is of a machine with {sizes[0]} of memory, and {vm.name} has {sizes[1]}")
+    _check_savable(machine)
+    try:
+        state.check(partition, snapshot.partition)
+    except StateError as error:
+        raise SnapshotError(f"the snapshot does not fit {vm.name}: {error}") from None
+    files = await _matching(machine, snapshot)
+    try:
+        for file, disk in files:
+            if disk.overlay:
+                await file.replace_changes(disk.changes)
+        partition.ram.adopt(snapshot.ram, sharing=sharing)
+        state.restore(partition, snapshot.partition)
+    except (StateError, OSError) as error:
+        partition.fail(error)
+        raise SnapshotError(f"the snapshot does not fit {vm.name}, which has failed now: {error}") from None
+    vm.serial.restore(snapshot.serial)
+    machine.boot_failure = snapshot.boot_failure
+
+
+async def restore(vm: Vm, snapshot: Snapshot) -> None:
+    """Put a snapshot into a machine and let it go on from there; one that is paused stays paused. Raises SnapshotError."""
+    partition = vm.partition
+    if partition.state in (RunState.RUNNING, RunState.PAUSED):
+        async with _standing_still(partition):
+            await put(vm, snapshot)
+        return
+    if partition.state is not RunState.CREATED:
+        await partition.stop()  # what its devices had under way ends
+    await put(vm, snapshot)
+    await partition.revive()
+
+
+@asynccontextmanager
+async def _standing_still(partition: Partition) -> AsyncIterator[None]:
+    running = partition.state is RunState.RUNNING
+    await partition.pause()
+    if partition.state is not RunState.PAUSED:
+        reason = "was not started" if partition.state is RunState.CREATED else f"is {partition.state.value}"
+        raise SnapshotError(f"there is nothing to save of {partition.name}: it {reason}")
+    try:
+        yield
+    finally:
+        if running:
+            await partition.resume()
+
+
+def _apart(disks: tuple[Disk, ...] | list[Disk]) -> tuple[Disk, ...]:
+    return tuple(replace(disk, overlay=None) for disk in disks)
+
+
+def _check_savable(machine: Machine) -> None:
+    name = machine.partition.name
+    if machine.physical.devices:
+        raise SnapshotError(f"{name} has a physical device, {min(machine.physical.devices)}, whose state is not the VMM's to save")
+    if machine.vmbus is not None and machine.vmbus.connected:
+        raise SnapshotError(f"{name} cannot be saved while its guest is connected to VMBus")
+    for disk in machine.names:
+        file = machine.service.disks[disk].file
+        if file.mode == "rw":
+            raise SnapshotError(f"{file.path} is written in place, and a snapshot cannot hold it: give it to {name} with an overlay")
+
+
+def _local(name: str) -> str:
+    return name.split("/", 1)[1]
+
+
+async def _save_disk(name: str, machine: Machine) -> SavedDisk:
+    file = machine.service.disks[name].file
+    changes = await file.changes()
+    return SavedDisk(_local(name), str(file.path), file.size, await file.fingerprint(), file.overlay is not None, changes)
+
+
+async def _matching(machine: Machine, snapshot: Snapshot) -> list[tuple[BackingFile, SavedDisk]]:
+    """Return the disks of the machine with what the snapshot says of each."""
+    files = {_local(name): machine.service.disks[name].file for name in machine.names}
+    name = machine.partition.name
+    saved = {disk.name: disk for disk in snapshot.disks}
+    if missing := sorted(saved.keys() - files.keys()):
+        raise SnapshotError(f"the snapshot needs {missing[0]} ({saved[missing[0]].path}), which {name} does not have")
+    if more := sorted(files.keys() - saved.keys()):
+        raise SnapshotError(f"{name} has {more[0]} ({files[more[0]].path}), which the machine of the snapshot did not have")
+    for disk in snapshot.disks:
+        file = files[disk.name]
+        if file.size != disk.size or await file.fingerprint() != disk.fingerprint:
+            raise SnapshotError(f"{file.path} is not what {disk.name} of the snapshot was ({disk.path}, {disk.size} bytes)")
+        if (file.overlay is not None) != disk.overlay:
+            raise SnapshotError(f"{disk.name} of {name} and of the snapshot differ: one has an overlay, the other has none")
+    return [(files[disk.name], disk) for disk in snapshot.disks]
+
+
+def clone_name(name: str, taken: set[str]) -> str:
+    """Return a name for a clone that no machine has."""
+    return next(free for n in range(1, len(taken) + 2) if (free := f"{name}-{n}") not in taken)
