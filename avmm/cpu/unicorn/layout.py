@@ -141,6 +141,7 @@ def native() -> Native:
     from avmm.cpu.unicorn import _shim
 
     offsets = {
+        "engine_cpu": UC_CPU,
         "interrupt_request": CPU_INTERRUPT_REQUEST,
         "icount_high": CPU_ICOUNT_HIGH,
         "halted": CPU_HALTED,

@@ -285,18 +285,6 @@ class UnicornProcessor:
         if self._engine is not None and self._entered:
             self._native.library.tlb_flush_x86_64(ctypes.c_void_p(self.inside.cpu))
 
-    def _unmap(self, base: int, size: int) -> None:
-        """Unmap a range. Unicorn looks up its address as if it were linear, and the page fault that this may be stays in the CPU's
-        state (CR2, and an exception in flight that makes the guest's next one a double fault): that is undone.
-        """
-        assert self._vcpu is not None
-        inside = self.inside if self._engine is not None and self._entered else None
-        index = None if inside is None else ctypes.c_int32.from_address(inside.cpu + layout.CPU_EXCEPTION_INDEX)
-        before = (b"", 0) if inside is None or index is None else (bytes(inside.bytes), index.value)
-        self._vcpu.unmap(base, size)
-        if inside is not None and index is not None:
-            inside.bytes[:], index.value = before
-
     def _add_ram(self, address: int, buffer: memoryview) -> None:
         pin, host = _address(buffer)
         if self._vcpu is None or not self._vcpu.map_ram(address, len(buffer), host):
@@ -310,7 +298,7 @@ class UnicornProcessor:
         end = address + size
         for base, (buffer, _) in list(self._ram.items()):
             if base < end and address < base + len(buffer):
-                self._unmap(base, len(buffer))
+                self._vcpu.unmap(base, len(buffer))
                 del self._ram[base]
                 if base < address:
                     self._add_ram(base, buffer[: address - base])
@@ -318,7 +306,7 @@ class UnicornProcessor:
                     self._add_ram(end, buffer[end - base :])
         for base, length in list(self._io.items()):
             if base < end and address < base + length:
-                self._unmap(base, length)
+                self._vcpu.unmap(base, length)
                 del self._io[base]
                 if base < address:
                     self._add_io(base, address - base)

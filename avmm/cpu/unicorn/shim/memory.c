@@ -51,6 +51,9 @@ bool memory_map_ram(Vcpu *v, uint64_t base, uint64_t size, uint8_t *host) {
     if (v->faststore) faststore_add_ram(v->faststore, host, size);
     return true;
 }
+/* Unicorn would look each page up as if its address were linear, a page fault in the guest's CPU maybe, and flush it from the TLB:
+ * seconds for the holes between devices. It does so only for an engine with a CPU. Translated code of RAM is forgotten here, and the
+ * TLB is flushed by whoever unmaps. */
 bool memory_unmap(Vcpu *v, uint64_t base, uint64_t size) {
     for (int i = 0; i < v->slot_count; i++)
         if (v->slots[i].base == base && v->slots[i].size == size) {
@@ -58,7 +61,11 @@ bool memory_unmap(Vcpu *v, uint64_t base, uint64_t size) {
             if (v->faststore) faststore_remove_ram(v->faststore, v->slots[i].host);
             v->slots[i] = v->slots[--v->slot_count];
         }
-    return !api.mem_unmap(v->uc, base, size);
+    void **engine_cpu = (void **)((uint8_t *)v->uc + layout.engine_cpu), *cpu = *engine_cpu;
+    *engine_cpu = NULL;
+    bool unmapped = !api.mem_unmap(v->uc, base, size);
+    *engine_cpu = cpu;
+    return unmapped;
 }
 
 /* Host address of `length` bytes of guest RAM, NULL where they are not all RAM of one slot. */

@@ -315,7 +315,7 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
     FUNCTION(cpu_interrupt_handler, "cpu_interrupt_handler") FUNCTION(ram_addr_from_host, "qemu_ram_addr_from_host_x86_64")
     FUNCTION(tb_invalidate_phys_range, "tb_invalidate_phys_range_x86_64")
 #define OFFSET(field) if (!take(offsets, #field, &value)) return NULL; layout.field = value;
-    OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
+    OFFSET(engine_cpu) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
     OFFSET(sysenter) OFFSET(star) OFFSET(efer)
     static const char *names[INSN_COUNT] = {"in", "out", "syscall", "sysenter", "rdtsc", "rdtscp"};
     for (int i = 0; i < INSN_COUNT; i++) {

@@ -30,8 +30,9 @@ typedef struct {
     void (*tb_invalidate_phys_range)(void *uc, uint64_t begin, uint64_t end);
 } Api;
 
-/* Byte offsets, from the CPU state for the first group, from its env (CPUX86State) for the second. */
+/* Byte offsets, from the engine for the first one, from the CPU state for the next group, from its env (CPUX86State) for the last. */
 typedef struct {
+    unsigned long engine_cpu;
     unsigned long interrupt_request, icount_high, halted;
     unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star, efer;
 } Layout;
