@@ -164,7 +164,7 @@ class GuestConsole:
             return [("class:message", f" {self._message} ")]
         if self.router.waiting:
             return [("class:message", " Ctrl-a: x quits, h lists all commands ")]
-        where = "serial line" if self.on_serial else "x".join(map(str, vm.screen.vga.size))
+        where = "serial line" if self.on_serial else "x".join(map(str, vm.screen.display.size))
         parts = [vm.name, vm.state.value, where, f"{vm.config.clock} time {vm.now:.0f} s", f"{self._rate[2]:,} exits/s", *whereabouts(vm)]
         return [("", f" {'  '.join(parts)}   Ctrl-a h helps, Ctrl-a x quits")]
 
@@ -241,8 +241,8 @@ class GuestConsole:
                 self.say(f"Ctrl-a {command.key} is no command: Ctrl-a h lists them")
 
     def _past(self) -> str:
-        if self.vm.screen.vga.mode() == "text":
-            self.history.look(self.vm.screen.vga.text_rows())
+        if self.vm.screen.display.mode() == "text":
+            self.history.look(self.vm.screen.display.text_rows())
         return self.history.text()
 
     def _page_height(self) -> int:
@@ -310,7 +310,7 @@ class GuestConsole:
         """Redraw when something changed, and end with the machine."""
         vm = self.vm
         shown: tuple[object, ...] = ()
-        looked = -1
+        looked: tuple[bool, int] | None = None
         while True:
             await asyncio.sleep(max(1 / FRAMES, LOAD * self._draw_seconds))
             if vm.state in (avmm.RunState.OFF, avmm.RunState.FAILED) or vm.boot_failure:
@@ -319,12 +319,12 @@ class GuestConsole:
             now = time.monotonic()
             self._count(now)
             drawn = self.show_path and self.path.sample(now)
-            if vm.screen.vga.mode() == "text" and vm.screen.vga.generation != looked:
-                looked = vm.screen.vga.generation
-                self.history.look(vm.screen.vga.text_rows())
+            if vm.screen.display.mode() == "text" and vm.screen.generation != looked:
+                looked = vm.screen.generation
+                self.history.look(vm.screen.display.text_rows())
             if self._message and now > self._message_until:
                 self._message = ""
-            seen = self.serial.generation if self.on_serial else vm.screen.vga.generation
+            seen = self.serial.generation if self.on_serial else vm.screen.generation
             state = (self.on_serial, seen, vm.state, self._message, self._rate)
             if state != shown or drawn:
                 shown = state

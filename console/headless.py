@@ -107,7 +107,7 @@ class HeadlessRun:
 
 def on_screen(vm: avmm.Vm, text: str) -> bool:
     """Whether the screen shows ``text``. Blanks at the end of a line may be in it or not: a screen is full of them."""
-    return text in vm.screen.text() or text in "\n".join(vm.screen.vga.text_rows())
+    return text in vm.screen.text() or text in "\n".join(vm.screen.display.text_rows())
 
 
 def raise_nothing_booted(vm: avmm.Vm, request: Request) -> None:

@@ -50,7 +50,8 @@ def save_files(vm: avmm.Vm, request: Request) -> None:
 
 def final_state(vm: avmm.Vm) -> str:
     """Return the screen and the serial line's last words, as they are printed when something did not work out."""
-    screen = vm.screen.text() if vm.screen.vga.mode() == "text" else f"(graphics, {vm.screen.vga.size[0]}x{vm.screen.vga.size[1]})"
+    display = vm.screen.display
+    screen = vm.screen.text() if display.mode() == "text" else "(graphics, {}x{})".format(*display.size)
     parts = [f"--- the screen after {vm.now:.3f} s of machine time", screen or "(empty)"]
     if vm.serial.output:
         parts += ["--- the serial line's last words", vm.serial.tail().rstrip().replace("\r\n", "\n")]
@@ -97,7 +98,7 @@ def print_json(vm: avmm.Vm, request: Request, status: Status, outcome: str, done
         "steps": [{"kind": step.kind, "text": step.text, "done": i < done} for i, step in enumerate(request.steps)],
         "machine_seconds": vm.now,
         "state": vm.state.value,
-        "screen": vm.screen.text().split("\n") if vm.screen.vga.mode() == "text" else None,
+        "screen": vm.screen.text().split("\n") if vm.screen.display.mode() == "text" else None,
         "serial": vm.serial.tail(),
         "stats": vm.stats.as_dict(),
     }

@@ -1,7 +1,7 @@
 """The guest's screen in a terminal: text with its colours, graphics as half blocks, a serial line as a small terminal.
 
 Characters of code page 437 become Unicode; an attribute becomes the colours that the guest's palette gives it, or the
-nearest that the terminal has. A pixel picture is scaled to the terminal at 4:3, two pixels to a character cell ("▀").
+nearest that the terminal has. A picture is scaled to the terminal, a VGA's at 4:3, two pixels to a character cell ("▀").
 The invariant: a view is a plain function of what the guest shows and the room there is.
 """
 
@@ -52,7 +52,7 @@ def colour_depth(environment: Mapping[str, str]) -> ColorDepth:
 
 
 class ScreenView:
-    """Shows a machine's VGA."""
+    """Shows a machine's screen."""
 
     def __init__(self, vm: avmm.Vm, depth: ColorDepth) -> None:
         self._screen = vm.screen
@@ -66,7 +66,7 @@ class ScreenView:
 
     def frame(self, width: int, height: int) -> Frame:
         """Return the picture for a terminal of ``width`` columns and ``height`` rows."""
-        if self._vga.mode() == "text":
+        if self._screen.display.mode() == "text":
             return self._text(width, height)
         return self._graphics(width, height)
 
@@ -89,8 +89,9 @@ class ScreenView:
     # -- graphics
 
     def _graphics(self, width: int, height: int) -> Frame:
-        columns, lines = _fitted(width, height)
-        source_width, source_height, rgb = self._vga.pixels()
+        source_width, source_height, rgb = self._screen.pixels()
+        shape = (4, 3) if self._screen.display is self._vga else (source_width, source_height)
+        columns, lines = _fitted(width, height, *shape)
         picture = Image.frombytes("RGB", (source_width, source_height), rgb)
         smaller = columns < source_width
         scaled = picture.resize((columns, lines), Image.Resampling.BOX if smaller else Image.Resampling.NEAREST).tobytes()
@@ -118,10 +119,10 @@ def _scrolled(at: int, size: int, room: int) -> int:
     return 0 if size <= room else max(0, min(at - room + 1, size - room))
 
 
-def _fitted(width: int, height: int) -> tuple[int, int]:
-    """Return the largest picture of 4:3 in so many cells, in pixels; the number of lines is even."""
-    lines = min(2 * height, width * 3 // 4) & ~1
-    return max(1, min(width, lines * 4 // 3)), max(2, lines)
+def _fitted(width: int, height: int, across: int, down: int) -> tuple[int, int]:
+    """Return the largest picture of ``across`` to ``down`` in so many cells, in pixels; the number of lines is even."""
+    lines = min(2 * height, width * down // across) & ~1
+    return max(1, min(width, lines * across // down)), max(2, lines)
 
 
 def _text_row(cells: Iterable[tuple[int, int]], looks: list[str]) -> StyleAndTextTuples:

@@ -33,7 +33,7 @@ from avmm.devices.i8042 import I8042
 from avmm.devices.ioapic import IoApic
 from avmm.devices.lapic import LocalApic
 from avmm.devices.line import InterruptLine
-from avmm.devices.pci import PciHost, host_bridge, ide_function, isa_bridge, power_management
+from avmm.devices.pci import PciHost, host_bridge, hyperv_video, ide_function, isa_bridge, power_management
 from avmm.devices.pic import Pic
 from avmm.devices.pit import Pit
 from avmm.devices.power import PM_BASE, AcpiPower
@@ -177,7 +177,8 @@ def _build(  # noqa: PLR0917 - once, from assemble
         channels = [AtaChannel(slot(), number, drives) for number, drives in enumerate(cables)]
         bus_master = BusMaster(slot(), channels)
     ide = ide_function(lambda function, base: _move(partition, base, physical))
-    pci = PciHost(slot(), [host_bridge(), isa_bridge(), ide, power_management(PM_BASE)])
+    functions = [host_bridge(), isa_bridge(), ide, power_management(PM_BASE)]
+    pci = PciHost(slot(), [*functions, hyperv_video()] if config.hyperv else functions)
 
     machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, physical, [*disks, *floppies])
     parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, uart, power, debug, port_e9, PostCode(slot()), speaker]
@@ -191,20 +192,22 @@ def _build(  # noqa: PLR0917 - once, from assemble
     for device in parts:
         _plug(partition, service, config, device)
     if config.hyperv:
-        _enlighten(machine, lapic, disks if config.hyperv_disks else None)
+        _enlighten(machine, lapic, disks if config.hyperv_disks else None, config.resolution_pixels)
     vga.reset()  # maps its memory
     start_with(machine, config, drives)
     return machine
 
 
-def _enlighten(machine: Machine, lapic: LocalApic, disks: list[HostDisk] | None) -> None:
+def _enlighten(machine: Machine, lapic: LocalApic, disks: list[HostDisk] | None, resolution: tuple[int, int]) -> None:
     """Add what an enlightened guest finds: the synthetic processor interface and the bus to VM-H with its devices."""
     # Imported only for machines that have it: most do not, and it is a fifth of what a start has to load.
+    from avmm.boot.acpi import VMBUS_MEMORY
     from avmm.hypervisor.hyperv.hyperv import HyperV
     from avmm.storage.controller import ScsiController
     from avmm.storage.scsi_disk import ScsiDisk
     from avmm.vmbus.bus import VmBus
     from avmm.vmbus.keyboard import SyntheticKeyboard
+    from avmm.vmbus.video import SyntheticVideo
 
     partition = machine.partition
     hyperv = HyperV(partition, partition.processor, lapic)
@@ -226,6 +229,9 @@ def _enlighten(machine: Machine, lapic: LocalApic, disks: list[HostDisk] | None)
         vmbus.offer(machine.scsi)
     machine.synthetic_keyboard = SyntheticKeyboard()
     vmbus.offer(machine.synthetic_keyboard)
+    machine.synthetic_video = SyntheticVideo(partition, VMBUS_MEMORY, resolution)
+    partition.plug(machine.synthetic_video)
+    vmbus.offer(machine.synthetic_video)
 
 
 def _no_hurry() -> None:

@@ -81,6 +81,8 @@ class VmConfig:
     """Whether the machine is enlightened: Hyper-V's CPUID leaves, MSRs and hypercalls, and VMBus (``vm.machine.vmbus``)."""
     hyperv_disks: bool = True
     """Whether an enlightened machine finds its disks on a SCSI controller over VMBus too, beside the emulated IDE."""
+    resolution: str = "1024x768"
+    """What an enlightened machine's monitor on VMBus asks the guest to show, at most 1920x1080 pixels of 32 bits."""
     on_triple_fault: Literal["reset", "stop"] = "reset"
     slice_us: int = 1000
     """Longest time in us that the guest runs before the event loop gets its turn."""
@@ -100,6 +102,7 @@ class VmConfig:
         free = _host_memory()
         if size > free:
             raise ConfigError(f"{self.memory} of memory is more than this host has ({free // MIB}M)")
+        _ = self.resolution_pixels
         if self.clock not in ("real", "virtual"):
             raise ConfigError(f"there is no clock {self.clock!r}: choose real or virtual")
         if self.initrd is not None and self.kernel is None:
@@ -119,6 +122,14 @@ class VmConfig:
             raise ConfigError(f"{self.weight} is no weight: choose 1 to 10000, 100 is usual")
         if self.cap is not None and not 0.01 <= self.cap <= 1:
             raise ConfigError(f"{self.cap:g} is no cap: choose 0.01 to 1, the part of one host processor")
+
+    @property
+    def resolution_pixels(self) -> tuple[int, int]:
+        """Width and height of the monitor on VMBus."""
+        match = re.fullmatch(r"(\d{3,4})x(\d{3,4})", self.resolution)
+        if match is None or not (640 <= int(match[1]) and 480 <= int(match[2]) and int(match[1]) * int(match[2]) <= 1 << 21):
+            raise ConfigError(f"cannot use {self.resolution!r} as a resolution: write 640x480 to 1920x1080, such as 1280x1024")
+        return int(match[1]), int(match[2])
 
     @property
     def memory_bytes(self) -> int:

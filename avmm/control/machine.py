@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from avmm.storage.controller import ScsiController
     from avmm.vmbus.bus import VmBus
     from avmm.vmbus.keyboard import SyntheticKeyboard
+    from avmm.vmbus.video import SyntheticVideo
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class Machine:
     """The enlightened way to the disks; LUNs may come and go."""
     synthetic_keyboard: SyntheticKeyboard | None = None
     """Where keys go while an enlightened guest listens there."""
+    synthetic_video: SyntheticVideo | None = None
+    """What the monitor shows while an enlightened guest draws there."""
     video_services: VideoServices | None = None
     """The built-in BIOS's int 10h."""
     on_exchange: list[Callable[[Device, Device], None]] = field(default_factory=list)

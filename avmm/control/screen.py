@@ -6,11 +6,15 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from avmm.control.watch import in_turn, wait_stable, wait_until
 from avmm.devices.vga.render import save_png
 from avmm.devices.vga.vga import Vga
 from avmm.hypervisor.partition import Partition
+
+if TYPE_CHECKING:
+    from avmm.vmbus.video import SyntheticVideo
 
 Wanted = str | re.Pattern[str] | Callable[[str], bool]
 
@@ -40,22 +44,55 @@ def describe(wanted: Wanted) -> str:
     return repr(wanted.pattern) if isinstance(wanted, re.Pattern) else repr(wanted)
 
 
+class Display(Protocol):
+    """What draws the picture: the VGA, or an enlightened guest on VMBus."""
+
+    def mode(self) -> str:
+        """Return "text" or "graphics"."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of text, width and height of graphics."""
+
+    def text_rows(self) -> list[str]:
+        """Return the rows of text; an empty list when there are only pixels."""
+
+    def pixels(self) -> tuple[int, int, bytes]:
+        """Return width, height and the picture as red, green, blue bytes."""
+
+    @property
+    def generation(self) -> int:
+        """A number that grows when what is shown may have changed."""
+
+
 class Screen:
     """What the guest shows. ``print(vm.screen.text())``."""
 
-    def __init__(self, partition: Partition, vga: Vga) -> None:
+    def __init__(self, partition: Partition, vga: Vga, synthetic: SyntheticVideo | None = None) -> None:
         self._partition = partition
         self.vga = vga
+        self._synthetic = synthetic
+
+    @property
+    def display(self) -> Display:
+        """Who draws what the monitor shows now: the VGA until an enlightened guest has a frame buffer on VMBus."""
+        return self._synthetic if self._synthetic is not None and self._synthetic.shown else self.vga
+
+    @property
+    def generation(self) -> tuple[bool, int]:
+        """Another value than before when what is shown may have changed."""
+        display = self.display
+        return display is self.vga, display.generation
 
     def text(self) -> str:
         """Return the text on the screen, lines without trailing blanks; empty in a graphics mode."""
-        if self.vga.mode() != "text":
+        if self.display.mode() != "text":
             return ""
-        return "\n".join(row.rstrip() for row in self.vga.text_rows()).rstrip()
+        return "\n".join(row.rstrip() for row in self.display.text_rows()).rstrip()
 
     def pixels(self) -> tuple[int, int, bytes]:
         """Return (width, height, RGB bytes) of what the monitor shows."""
-        return self.vga.pixels()
+        return self.display.pixels()
 
     def pixel(self, x: int, y: int) -> tuple[int, int, int]:
         """Return the colour at (x, y)."""
@@ -65,7 +102,7 @@ class Screen:
 
     def save_png(self, path: str | Path) -> None:
         """Write a picture of the screen."""
-        save_png(path, self.vga.pixels())
+        save_png(path, self.pixels())
 
     async def wait_for(self, wanted: Wanted, timeout: float = 10) -> str:
         """Wait until the screen's text matches and return it; ``timeout`` in seconds of machine time.

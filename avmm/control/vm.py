@@ -35,7 +35,7 @@ class Vm:
         self.config = config
         self.machine = machine
         self.partition = machine.partition
-        self.screen = Screen(machine.partition, machine.vga)
+        self.screen = Screen(machine.partition, machine.vga, machine.synthetic_video)
         self.serial = Serial(machine.partition, machine.uart)
         self.keyboard = Keyboard(machine.partition, machine.keyboard, machine.synthetic_keyboard)
         self.mouse = Mouse(machine.partition, machine.keyboard)

@@ -33,6 +33,8 @@ BAR: Final = 0x10
 INTERRUPT_LINE: Final = 0x3C
 
 IO_ENABLE: Final = 0x0001
+HYPERV_VIDEO_BAR: Final = 0xF7800000
+HYPERV_VIDEO_SIZE: Final = 8 << 20
 MULTIFUNCTION: Final = 0x80
 
 OnMap = Callable[["PciFunction", int | None], None]
@@ -173,6 +175,16 @@ def power_management(pm_base: int = 0x600) -> PciFunction:
     function.set(0x80, b"\x01", b"\x01")  # PMREGMISC: PMIOSE
     function.set(0x90, b"\x01\0\0\0", b"\xf0\xff\0\0")  # SMBBA
     function.set(0xD2, b"\x00", b"\xff")  # SMBHSTCFG
+    return function
+
+
+def hyperv_video() -> PciFunction:
+    """Return Hyper-V's video function (1414:5353) at 00:08.0, by which its guests of the first generation know that they may look for
+    their monitor on VMBus. BAR 0 asks for memory that nothing needs: the frame buffer appears where the guest says on VMBus.
+    """
+    function = PciFunction("hyperv-video", 8, 0, (0x1414, 0x5353), 0x038000)
+    function.set(COMMAND, b"\x02\x00\x00\x02", b"\x07\x00")
+    function.set(BAR, struct.pack("<I", HYPERV_VIDEO_BAR), struct.pack("<I", -HYPERV_VIDEO_SIZE & 0xFFFFFFF0))
     return function
 
 
