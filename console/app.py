@@ -1,179 +1,202 @@
-"""The console: a machine's screen and keyboard on the whole terminal, with a status line.
+"""The console: the screens, keyboards and serial lines of machines on the whole terminal, with lines around them.
 
-Two tasks beside prompt_toolkit's: one looks 30 times a second whether something changed, one types what was pressed. The
-invariant: the terminal is as it was before when the console ends, for whatever reason, and the machine is shut down after that.
+prompt_toolkit reads the keys and draws what is around the guests; the guests are drawn by the painter. Everything happens when something
+changes, a key, a picture, new facts; nothing polls. The invariant: the terminal is as it was before when the console ends, for whatever
+reason, and no machine ends because a console does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import signal
 import sys
-import time
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
-from prompt_toolkit.application import Application
-from prompt_toolkit.data_structures import Point
+from prompt_toolkit.application import Application, run_in_terminal
 from prompt_toolkit.filters import Condition
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.layout import (
-    CompletionsMenu,
-    ConditionalContainer,
-    Float,
-    FloatContainer,
-    FormattedTextControl,
-    HSplit,
-    Layout,
-    Window,
-)
-from prompt_toolkit.layout.controls import UIContent, UIControl
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style
-from prompt_toolkit.widgets import Frame as Border
 
-import avmm
-from avmm.devices.keys import typable
+from avmm.control.config import ConfigError
+from avmm.control.qmp import QmpError
+from avmm.control.seat import SeatError
 
-from . import serial_io
 from .commands import Interpreter
 from .doctor import COLUMNS, ROWS
-from .headless import raise_nothing_booted
-from .history import ScreenHistory, plain
-from .keys import HELP, Chord, Command, Event, KeyRouter, Text
-from .pager import Pager
-from .path_view import PathView, whereabouts
+from .frame import Surroundings
+from .keymenu import KeyMenu
+from .keys import HELP, PREFIX, Chord, Command, Event, KeyRouter, Text, prefix_name
+from .machines import Changed, Machine
+from .mouse import MouseTracker
+from .pager import LiveView, Page, Pager
+from .painter import Painter, Place
+from .panes import Panes
 from .prompt import Prompt
-from .recording import logged, recorded
-from .request import Request
-from .results import Status, print_stats, save_files, say
-from .screen_view import Frame, ScreenView, SerialView, colour_depth
+from .screen_view import colour_depth
+from .selection import clipboard, unused
 
 FRAMES = 30
-"""Redraws a second, at most."""
-LOAD = 4
-"""A redraw that took long is followed by a pause of so many times its length."""
+"""Redraws of what is around the guests a second, at most."""
 ESCAPE_SECONDS = 0.03
 MESSAGE_SECONDS = 4.0
-PASTE_DELAY = 0.004
-ENOUGH = 512
-"""Key events waiting in the keyboard controller before typing pauses."""
-STYLE = Style.from_dict({"status": "reverse", "message": "reverse bold", "help": "reverse", "prompt": "bold", "hint": "reverse"})
+BELL_SECONDS = 0.25
+LIVE_SECONDS = 1.0
+STYLE = Style.from_dict(
+    {
+        "status": "reverse", "message": "reverse bold", "page": "reverse", "prompt": "bold", "hint": "reverse",
+        "tab": "", "tab.shown": "underline", "tab.current": "reverse bold",
+    }
+)  # fmt: skip
 
 
 def check_terminal() -> None:
-    """UsageError without a terminal that is large enough."""
+    """UsageError without a terminal that is large enough and can do what is needed."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("the console needs a terminal, and there is none: use --headless")
+    if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+        raise click.UsageError("the console needs a terminal that can move its cursor: set TERM, or use --headless")
     columns, lines = os.get_terminal_size(sys.stdout.fileno())
     if columns < COLUMNS or lines < ROWS:
         raise click.UsageError(f"the terminal is too small for the console: it has {columns}x{lines}, {COLUMNS}x{ROWS} are needed")
 
 
-class GuestControl(UIControl):
-    """Shows a frame in the middle of its window."""
-
-    def __init__(self, console: GuestConsole) -> None:
-        self._console = console
-
-    def create_content(self, width: int, height: int) -> UIContent:
-        """Make the content for a window of this size."""
-        frame = self._console.frame(width, height)
-        top, left = max(0, (height - len(frame.rows)) // 2), max(0, (width - frame.width) // 2)
-        margin = ("", " " * left)
-        cursor = Point(frame.cursor[0] + left, frame.cursor[1] + top) if frame.cursor is not None else None
-        return UIContent(
-            get_line=lambda y: [margin, *frame.rows[y - top]] if 0 <= y - top < len(frame.rows) else [("", "")],
-            line_count=max(top + len(frame.rows), 1),
-            cursor_position=cursor,
-            show_cursor=cursor is not None,
-        )
-
-    def is_focusable(self) -> bool:
-        """The keys go here."""
-        return True
+def depth_here() -> ColorDepth:
+    """Return how many colours this terminal has."""
+    return ColorDepth.from_env() or colour_depth(os.environ)
 
 
-class GuestConsole:
-    """One machine on the terminal."""
+class Console:
+    """Machines on the terminal. ``done`` says, whenever something is new about one, whether it is time to end."""
 
-    def __init__(self, host: avmm.Host, vm: avmm.Vm, request: Request, output: Output | None = None) -> None:
-        self.vm = vm
-        self.request = request
-        self.interpreter = Interpreter(host, vm)
-        self.prompt = Prompt(self.interpreter, self._entered, self._focus_guest)
-        self.pager: Pager | None = None
-        self.history = ScreenHistory()
-        self.path = PathView(vm)
+    def __init__(
+        self, machines: Sequence[Machine], done: Callable[[], bool], *, prefix: str = PREFIX, output: Output | None = None
+    ) -> None:
+        self.machines = list(machines)
+        self.panes = Panes(self.machines)
+        self.router = KeyRouter(prefix)
+        self.page: Page | None = None
         self.show_path = False
-        self.depth = ColorDepth.from_env() or colour_depth(os.environ)
-        self.router = KeyRouter()
-        self.screen = ScreenView(vm, self.depth)
-        self.serial = SerialView(vm)
-        self.on_serial = False
-        self.help = False
         self.quit = False
-        self._message, self._message_until = "", 0.0
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
-        self._rate = (0.0, 0, 0)
-        self._draw_seconds = 0.0
-        self._shots = 0
+        """Whether the person left, and not the machine."""
+        self._done = done
+        self._interpreters = {machine: Interpreter(machine, self.machines, self.width) for machine in self.machines}
+        self.prompt = Prompt(lambda: self._interpreters[self.machine], self._entered, self._focus)
+        self._message = ""
+        self._rang = 0.0
+        self._mouse = MouseTracker()
+        self._mouse_wanted: bool | None = None
+        self._repaint: asyncio.TimerHandle | None = None
         self._bug: BaseException | None = None
-        self._guest = Window(GuestControl(self), always_hide_cursor=False)
-        self.app = self._application(output)
-
-    # -- what is drawn
-
-    def _application(self, output: Output | None) -> Application[None]:
-        help_window = Border(Window(FormattedTextControl(_help_text()), style="class:help"), style="class:help")
-        overlay = ConditionalContainer(help_window, Condition(lambda: self.help))
-        status = Window(FormattedTextControl(self._status), height=1, style="class:status")
-        path = Window(FormattedTextControl(self.path.text), height=PathView.HEIGHT)
-        path_panel = ConditionalContainer(path, Condition(lambda: self.show_path))
-        paged = Window(FormattedTextControl(self._paged), style="class:help")
-        pager = ConditionalContainer(paged, Condition(lambda: self.pager is not None))
-        root = FloatContainer(
-            HSplit([self._guest, path_panel, self.prompt.container, status]),
-            [
-                Float(overlay), Float(pager, left=2, right=2, top=1, bottom=2),
-                Float(CompletionsMenu(max_height=12, scroll_offset=1), xcursor=True, ycursor=True),
-            ],
+        self.around = Surroundings(self)
+        self.app: Application[None] = Application(
+            self.around.layout(), key_bindings=self._bindings(), style=STYLE, full_screen=True, color_depth=depth_here(),
+            min_redraw_interval=1 / FRAMES, output=output, mouse_support=Condition(self._has_mouse),
+            before_render=self._rendering, after_render=self._rendered,
         )  # fmt: skip
-        app: Application[None] = Application(
-            Layout(root, focused_element=self._guest), key_bindings=self._bindings(), style=STYLE, full_screen=True, color_depth=self.depth,
-            min_redraw_interval=1 / FRAMES, output=output,
-        )  # fmt: skip
-        app.ttimeoutlen = ESCAPE_SECONDS
-        app.timeoutlen = 0
-        return app
+        self.app.ttimeoutlen = ESCAPE_SECONDS
+        self.app.timeoutlen = 0
+        self._painter = Painter(self.app.output, STYLE, self.app.color_depth)
+        self._places: list[Place | None] = []
+        self._fresh = True
 
-    def frame(self, width: int, height: int) -> Frame:
-        """Return what is in front now."""
-        began = time.perf_counter()
-        frame = (self.serial if self.on_serial else self.screen).frame(width, height)
-        self._draw_seconds = time.perf_counter() - began
-        return frame
+    def width(self) -> int:
+        """Return the terminal's columns."""
+        return self.app.output.get_size().columns
 
-    def _status(self) -> StyleAndTextTuples:
-        vm = self.vm
+    @property
+    def machine(self) -> Machine:
+        """The machine that has the keys."""
+        return self.panes.tab.machine
+
+    # -- drawing
+
+    def _rendering(self, app: Application[None]) -> None:
+        for pane in self.panes.shown:
+            pane.area.place = None
+        self._fresh = app.renderer.last_rendered_screen is None
+
+    def _rendered(self, app: Application[None]) -> None:
+        """The lines around are drawn; where the guests' places have moved, begin with an empty terminal."""
+        places = [pane.area.place for pane in self.panes.shown]
+        if places != self._places:
+            self._places = places
+            self._room()
+            self._redraw()
+            return
+        if self._fresh:
+            self._painter.forget()
+        self._paint()
+
+    def _redraw(self) -> None:
+        if self.app.is_running:
+            self.app.renderer.erase(leave_alternate_screen=False)
+            self.app.invalidate()
+
+    def _room(self) -> None:
+        for machine in self.machines:
+            places = [pane.area.place for pane in self.panes.shown if pane.tab.machine is machine and pane.area.place is not None]
+            if places:
+                machine.seat.room(max(place.width for place in places), max(2 * place.height for place in places))
+
+    def _paint(self, machine: Machine | None = None) -> None:
+        """Bring the guests up to date that are shown, or one of them."""
+        if self._repaint is not None:
+            self._repaint.cancel()
+            self._repaint = None
+        if not self.app.is_running or self.app.renderer.last_rendered_screen is None:
+            return
+        for pane in self.panes.shown:
+            place = pane.area.place
+            if place is not None and machine in (None, pane.tab.machine):
+                self._painter.paint(place, pane.tab.machine.frame(pane.tab.serial, place.width, place.height))
+
+    def message(self) -> str:
+        """Return what is to be said instead of the state."""
         if self._message:
-            return [("class:message", f" {self._message} ")]
-        if self.router.waiting:
-            return [("class:message", " Ctrl-a: x quits, h lists all commands ")]
-        where = "serial line" if self.on_serial else "x".join(map(str, vm.screen.display.size))
-        parts = [vm.name, vm.state.value, where, f"{vm.config.clock} time {vm.now:.0f} s", f"{self._rate[2]:,} exits/s", *whereabouts(vm)]
-        return [("", f" {'  '.join(parts)}   Ctrl-a h helps, Ctrl-a x quits")]
+            return f" {self._message} "
+        name = prefix_name(self.router.prefix)
+        return f" {name}: x leaves, h lists all commands, d shows the path, c is a command line " if self.router.waiting else ""
 
     def say(self, message: str) -> None:
         """Show a message in the status line for a moment."""
-        self._message, self._message_until = message, time.monotonic() + MESSAGE_SECONDS
+        self._message = message
+
+        def expire() -> None:
+            if self._message == message:
+                self._message = ""
+                self.app.invalidate()
+
+        asyncio.get_running_loop().call_later(MESSAGE_SECONDS, expire)
         self.app.invalidate()
 
-    # -- keys
+    def _changed(self, machine: Machine, changed: Changed) -> None:
+        match changed.what:
+            case "picture":
+                self._paint(machine)
+            case "serial":
+                if self._repaint is None and any(pane.tab.serial and pane.tab.machine is machine for pane in self.panes.shown):
+                    self._repaint = asyncio.get_running_loop().call_later(1 / FRAMES, self._paint)
+            case "bell":
+                now = asyncio.get_running_loop().time()
+                if now - self._rang >= BELL_SECONDS and self.app.is_running:
+                    self._rang = now
+                    self.app.output.bell()
+                    self.app.output.flush()
+            case "message":
+                self.say(changed.text)
+            case _:
+                self.app.invalidate()
+        if changed.what in ("facts", "lost") and self._done():
+            self._exit()
+
+    # -- keys and mouse
 
     def _bindings(self) -> KeyBindings:
         bindings = KeyBindings()
@@ -190,218 +213,240 @@ class GuestConsole:
         def paste(event: KeyPressEvent) -> None:
             self._take([Text(event.data.replace("\r\n", "\n").replace("\r", "\n"))])
 
-        for ignored in (Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.ScrollUp, Keys.ScrollDown, Keys.Ignore, Keys.SIGINT):
+        @bindings.add(Keys.Vt100MouseEvent, eager=True)
+        def mouse(event: KeyPressEvent) -> None:
+            self._moved(event.data)
+
+        for ignored in (Keys.CPRResponse, Keys.ScrollUp, Keys.ScrollDown, Keys.Ignore, Keys.SIGINT):
             bindings.add(ignored, eager=True)(lambda event: None)
         return bindings
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
-            helping, self.help = self.help, False  # any key closes it
             if isinstance(event, Command):
-                self.pager = None
+                self.page = None
                 self._command(event)
-            elif self.pager is not None:
-                if not self.pager.take(event, self._page_height() - 1):
-                    self.pager = None
-            elif not helping:
-                self._inbox.put_nowait(event)
-        self.app.invalidate()
+            elif self.page is not None:
+                if not self.page.take(event, self.around.page_height() - 1):
+                    self.page = None
+            else:
+                tab = self.panes.tab
+                if not (tab.machine.line if tab.serial else tab.machine.keyboard).put(event):
+                    self.say("too much waits to be typed: what was pasted is dropped")
+        if events:
+            self.app.invalidate()
+
+    def _has_mouse(self) -> bool:
+        facts = self.machine.seat.facts
+        listens = facts is not None and facts.mouse and not self.panes.tab.serial
+        return self.page is None and (listens if self._mouse_wanted is None else self._mouse_wanted)
+
+    def _moved(self, data: str) -> None:
+        place, picture = self.panes.current.area.place, self.machine.seat.picture
+        if place is None or picture is None or self.panes.tab.serial:
+            self._mouse.forget()
+            return
+        moved = self._mouse.report(data, self.machine.cell(place.width, place.height))
+        if moved is not None:
+            self.background(self._guarded(self.machine.seat.mouse(moved.dx, moved.dy, moved.wheel, moved.buttons)))
 
     def _command(self, command: Command) -> None:
-        vm = self.vm
-        match command.name:
-            case "help":
-                self.help = True
-            case "quit":
-                self.quit = True
-                self._exit()
-            case "reset":
-                vm.partition.reset("reset button")
-                self.say("reset")
-            case "power button":
-                vm.machine.power.press_power_button()
-                self.say("power button pressed")
-            case "pause":
-                self.app.create_background_task(vm.resume() if vm.state is avmm.RunState.PAUSED else vm.pause())
-            case "ctrl-alt-del":
-                self._inbox.put_nowait(Chord(("ctrl", "alt", "delete"), ""))
-            case "screenshot":
-                self._screenshot()
-            case "serial":
-                self.on_serial = not self.on_serial
-            case "command line":
-                self.prompt.open = True
-                self.app.layout.focus(self.prompt.window)
-            case "scroll back":
-                text = plain(self.vm.serial.text()) if self.on_serial else self._past()
-                self.pager = Pager(text, title="scroll-back", at_end=True, sticky=True)
-            case "path":
-                self.show_path = not self.show_path
-            case _:
-                self.say(f"Ctrl-a {command.key} is no command: Ctrl-a h lists them")
+        if command.name in _SAID:
+            name, said = _SAID[command.name]
+            self.background(self._carry_out(name, {}, said))
+            return
+        action = _ACTIONS.get(command.name)
+        if action is None:
+            self.say(f"{prefix_name(self.router.prefix)} {command.key} is no command: h lists them")
+        else:
+            action(self, command)
+        self.around.arrange()
 
-    def _past(self) -> str:
-        if self.vm.screen.display.mode() == "text":
-            self.history.look(self.vm.screen.display.text_rows())
-        return self.history.text()
+    def _leave(self, command: Command) -> None:
+        self.quit = True
+        self._exit()
 
-    def _page_height(self) -> int:
-        return max(2, self.app.output.get_size().rows - 3)
+    def _help(self, command: Command) -> None:
+        name = prefix_name(self.router.prefix)
+        lines = [f"  {name} {key:<7} {what}" for key, what in HELP]
+        text = "\n".join(["", "  All other keys go to the guest.", "", *lines, f"  {name} {name:<7} {name} for the guest"])
+        self.page = Pager(text, title="help")
 
-    def _paged(self) -> str:
-        return self.pager.text(self.app.output.get_size().columns - 4, self._page_height()) if self.pager is not None else ""
+    def _command_line(self, command: Command) -> None:
+        self.prompt.open = True
+        self.app.layout.focus(self.prompt.window)
 
-    # -- the command line
+    def _scroll_back(self, command: Command) -> None:
+        tab = self.panes.tab
 
-    def _focus_guest(self) -> None:
-        self.app.layout.focus(self._guest)
+        def save(text: str) -> None:
+            path = unused(f"{tab.title.replace(' ', '-')}", "txt")
+            try:
+                path.write_text(text)
+            except OSError as error:
+                self.say(f"cannot write {path}: {error.strerror}")
+            else:
+                self.say(f"saved {path}")
+
+        def copy(text: str) -> None:
+            self.app.output.write_raw(clipboard(text))
+            self.app.output.flush()
+            self.say("copied what is shown, if the terminal lets programs copy")
+
+        self.page = Pager(tab.machine.past(tab.serial), title="scroll-back", at_end=True, sticky=True, save=save, copy=copy)
+
+    def _key_menu(self, command: Command) -> None:
+        self.page = KeyMenu(lambda keys: self._take([Chord(keys, "")]))
+
+    def _path(self, command: Command) -> None:
+        self.show_path = not self.show_path
+
+    def _tab(self, command: Command) -> None:
+        if not self.panes.choose(int(command.key) - 1):
+            self.say(f"there are {len(self.panes.tabs)} tabs")
+
+    def _split(self, beside: bool) -> None:
+        if not self.panes.split(beside):
+            self.say("there are as many panes as there can be")
+
+    def _break(self, command: Command) -> None:
+        self.background(self._guarded(self.machine.seat.send_break(), f"sent a break to {self.machine.name}'s serial line"))
+
+    def _pause(self, command: Command) -> None:
+        facts = self.machine.seat.facts
+        self.background(self._carry_out("cont" if facts is not None and facts.state == "paused" else "stop", {}))
+
+    def _picture(self, command: Command) -> None:
+        path = unused(self.machine.name, "png")
+        self.background(self._carry_out("screendump", {"filename": str(path.absolute()), "format": "png"}, f"saved {path}"))
+
+    def _switch_mouse(self, command: Command) -> None:
+        self._mouse_wanted = not self._has_mouse()
+        self._mouse.forget()
+        self.say("the mouse is the guest's" if self._mouse_wanted else "the mouse is the terminal's")
+
+    def _drop(self, command: Command) -> None:
+        tab = self.panes.tab
+        (tab.machine.line if tab.serial else tab.machine.keyboard).drop()
+        self.say("dropped what was not typed yet")
+
+    def _suspend(self, command: Command | None = None) -> None:
+        """Give the terminal back to the shell until it says fg."""
+
+        async def stop() -> None:
+            await run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+        self.background(stop())
+
+    def _continued(self) -> None:
+        """The process was stopped and goes on: the terminal may show anything."""
+        if self.app.is_running and not self.app._running_in_terminal:
+            self._redraw()
+
+    # -- commands
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that takes time; it ends with the console at the latest."""
+        self.app.create_background_task(work)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], said: str = "") -> None:
+        try:
+            await work
+        except SeatError as error:
+            said = str(error)
+        if said:
+            self.say(said)
+
+    async def _carry_out(self, name: str, arguments: dict[str, object], said: str = "") -> None:
+        machine = self.machine
+        try:
+            await machine.execute(name, arguments)
+        except (QmpError, ConfigError) as error:
+            said = str(error)
+        if said:
+            self.say(said)
+
+    def _focus(self) -> None:
+        self.around.arrange()
 
     def _entered(self, line: str) -> None:
-        self.app.create_background_task(self._carry_out(line))
+        self.background(self._answer(line))
 
-    async def _carry_out(self, line: str) -> None:
-        answer = await self.interpreter.run(line)
-        self.quit = self.quit or self.interpreter.left
-        if "\n" in answer:
-            self.pager = Pager(answer, title=line)
+    async def _answer(self, line: str) -> None:
+        answer = await self._interpreters[self.machine].run(line)
+        if isinstance(answer, LiveView):
+            self.page = answer
+            self.around.arrange()
+            await self._keep_live(answer)
+        elif "\n" in answer:
+            self.page = Pager(answer, title=line)
         elif answer or line.strip():
             self.say(answer or f"{line.strip()}: done")
-        self.app.invalidate()
+        self.around.arrange()
 
-    def _screenshot(self) -> None:
-        while (path := Path(f"{self.vm.name}-{self._shots}.png")).exists():
-            self._shots += 1
-        try:
-            self.vm.screen.save_png(path)
-        except OSError as error:
-            self.say(f"cannot write {path}: {error.strerror}")
-        else:
-            self.say(f"saved {path}")
-
-    async def _type(self) -> None:
-        """Pass on what was pressed, as fast as the guest takes it."""
-        keyboard = self.vm.keyboard
-        while True:
-            event = await self._inbox.get()
-            if self.on_serial and not isinstance(event, Command):
-                self.vm.serial.write(event.text.replace("\n", "\r") if isinstance(event, Text) else event.data)
-            elif isinstance(event, Text):
-                await self._type_text(event.text)
-            elif isinstance(event, Chord):
-                for key in event.keys:
-                    keyboard.press(key)
-                for key in reversed(event.keys):
-                    keyboard.release(key)
-            while keyboard.queued > ENOUGH:  # noqa: ASYNC110  the guest says nothing when it reads
-                await asyncio.sleep(1 / FRAMES)
-
-    async def _type_text(self, text: str) -> None:
-        if len(text) == 1:
-            self.vm.keyboard.feed(typable(text))
-            return
-        try:
-            await self.vm.keyboard.type(typable(text), PASTE_DELAY)
-        except avmm.WaitTimeout:
-            self.say("the guest does not read its keyboard: the rest of what was pasted is dropped")
+    async def _keep_live(self, view: LiveView) -> None:
+        while self.page is view:
+            try:
+                await view.refresh()
+            except (QmpError, ConfigError) as error:
+                self.page = None
+                self.say(str(error))
+            self.app.invalidate()
+            await asyncio.sleep(LIVE_SECONDS)
 
     # -- life
 
-    async def _watch(self) -> None:
-        """Redraw when something changed, and end with the machine."""
-        vm = self.vm
-        shown: tuple[object, ...] = ()
-        looked: tuple[bool, int] | None = None
-        while True:
-            await asyncio.sleep(max(1 / FRAMES, LOAD * self._draw_seconds))
-            if vm.state in (avmm.RunState.OFF, avmm.RunState.FAILED) or vm.boot_failure:
-                self._exit()
-                return
-            now = time.monotonic()
-            self._count(now)
-            drawn = self.show_path and self.path.sample(now)
-            if vm.screen.display.mode() == "text" and vm.screen.generation != looked:
-                looked = vm.screen.generation
-                self.history.look(vm.screen.display.text_rows())
-            if self._message and now > self._message_until:
-                self._message = ""
-            seen = self.serial.generation if self.on_serial else vm.screen.generation
-            state = (self.on_serial, seen, vm.state, self._message, self._rate)
-            if state != shown or drawn:
-                shown = state
-                self.app.invalidate()
+    async def run(self) -> None:
+        """Show the machines until it is time to end or the person leaves."""
+        loop = asyncio.get_running_loop()
+        for machine in self.machines:
+            machine.on_change = self._changed
+            machine.start()
+        before = loop.get_exception_handler()
+        loop.set_exception_handler(self._callback_failed)
+        loop.add_signal_handler(signal.SIGTSTP, self._suspend)
+        loop.add_signal_handler(signal.SIGCONT, self._continued)
+        try:
+            with suppress(EOFError):  # the terminal has gone
+                await self.app.run_async(handle_sigint=False, set_exception_handler=False)
+            if self._bug is not None:
+                raise self._bug
+        finally:
+            loop.remove_signal_handler(signal.SIGTSTP)
+            loop.remove_signal_handler(signal.SIGCONT)
+            loop.set_exception_handler(before)
+            for machine in self.machines:
+                await machine.stop()
 
-    def _count(self, now: float) -> None:
-        since, before, _ = self._rate
-        if now - since >= 1:
-            exits = sum(self.vm.stats.exits.values())
-            self._rate = (now, exits, int((exits - before) / (now - since)) if since else 0)
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something went wrong while drawing or in a key's handler: leave the full screen, then say what."""
+        error = context.get("exception") or RuntimeError(context["message"])
+        if not (isinstance(error, OSError) and error.errno == errno.EIO):  # otherwise the terminal has gone
+            self._bug = error
+        self._exit()
 
     def _exit(self) -> None:
         if self.app.is_running and self.app.future is not None and not self.app.future.done():
             self.app.exit()
 
-    async def run(self) -> None:
-        """Show the machine until it ends or the person quits."""
-        loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(work, name=f"console:{name}") for name, work in (("watch", self._watch()), ("type", self._type()))]
-        for task in tasks:
-            task.add_done_callback(self._task_ended)
-        before = loop.get_exception_handler()
-        loop.set_exception_handler(self._callback_failed)
-        try:
-            await self.app.run_async(handle_sigint=False, set_exception_handler=False)
-            if self._bug is not None:
-                raise self._bug
-        finally:
-            loop.set_exception_handler(before)
-            self.interpreter.close()
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError, avmm.MachineEnded, avmm.GuestFailure):
-                    await task
 
-    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something went wrong while drawing or in a key's handler: leave the full screen, then say what."""
-        self._bug = context.get("exception") or RuntimeError(context["message"])
-        self._exit()
+_SAID = {
+    "reset": ("system_reset", "reset"), "power button": ("system_powerdown", "power button pressed"),
+    "commit": ("x-avmm-commit", "committed: all that the guest wrote is in its images"),
+}  # fmt: skip
+"""Commands that are one of the panel's, and what is said when it is done."""
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            self._exit()  # with the machine, or with an exception that run() raises
-
-
-def _help_text() -> str:
-    lines = [f"  Ctrl-a {key:<7} {what}  " for key, what in HELP]
-    return "\n".join(["", "  All other keys go to the guest.", "", *lines, "", "  Any key closes this help.", ""])
-
-
-async def run_console(request: Request) -> int:
-    """Make the machine, show it, and return the exit status."""
-    async with avmm.Host() as host:
-        vm = await host.create_vm(request.machine())
-        with ExitStack() as held:
-            held.enter_context(serial_io.connected(vm, request.serial))
-            held.enter_context(logged(vm, request.log))
-            console = GuestConsole(host, vm, request, held.enter_context(recorded(request.record)))
-            await vm.start()
-            await console.run()
-        status = _outcome(console)
-        save_files(vm, request)
-        if request.stats:
-            print_stats(vm.stats)
-    return status
-
-
-def _outcome(console: GuestConsole) -> Status:
-    vm = console.vm
-    if vm.partition.failure is not None:
-        say(f"avmm: {vm.partition.failure}")
-        return Status.FAILED
-    if vm.boot_failure:
-        raise_nothing_booted(vm, console.request)
-    if vm.partition.off_reason == "triple fault":
-        say(f"avmm: {vm.report('triple fault')}")
-        return Status.FAILED
-    say(f"{vm.name}: {'switched off' if console.quit else f'the guest went off ({vm.partition.off_reason})'}")
-    return Status.DONE
+_ACTIONS: dict[str, Callable[[Console, Command], None]] = {
+    "help": Console._help, "quit": Console._leave, "command line": Console._command_line, "scroll back": Console._scroll_back,
+    "key menu": Console._key_menu, "path": Console._path, "tab": Console._tab, "break": Console._break, "pause": Console._pause,
+    "picture": Console._picture, "mouse": Console._switch_mouse, "drop": Console._drop, "suspend": Console._suspend,
+    "serial": lambda console, _: console.panes.toggle(),
+    "next": lambda console, _: console.panes.step(1),
+    "previous": lambda console, _: console.panes.step(-1),
+    "split beside": lambda console, _: console._split(beside=True),
+    "split below": lambda console, _: console._split(beside=False),
+    "other pane": lambda console, _: console.panes.other(),
+    "unsplit": lambda console, _: console.panes.unsplit(),
+    "ctrl-alt-del": lambda console, _: console._take([Chord(("ctrl", "alt", "delete"), "")]),
+    "redraw": lambda console, _: console._redraw(),
+}  # fmt: skip

@@ -15,6 +15,7 @@ import click
 import avmm
 
 from . import __version__, lifetime
+from .attach import attach
 from .ctl import ctl
 from .demo import demo
 from .request import TIMEOUT, Request
@@ -36,6 +37,7 @@ def group(ctx: click.Context) -> None:
       avmm run linux.iso             somebody else's disk, CD-ROM, floppy or kernel
       avmm run disk.img --headless --expect "login:" --screenshot login.png
       avmm up machine.toml           several machines, controlled with avmm ctl and avmm top
+      avmm attach                    a console on machines that run
       avmm doctor                    what works on this machine
 
     `avmm COMMAND --help` explains each command with examples.
@@ -84,6 +86,7 @@ def group(ctx: click.Context) -> None:
     "--triple-fault", type=click.Choice(["reset", "stop"]), default="reset", show_default=True,
     help="What a triple fault does: reset, as a PC does, or stop with a report and exit status 3.",
 )  # fmt: skip
+@click.option("--prefix", metavar="KEY", default="Ctrl-a", show_default=True, help="The key before the console's own commands.")
 @click.option("--name", metavar="NAME", default="vm", show_default=True, help="What the machine is called.")
 @click.pass_context
 def run(ctx: click.Context, /, **given: Any) -> int:
@@ -97,7 +100,7 @@ def run(ctx: click.Context, /, **given: Any) -> int:
       avmm run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --headless --serial stdio
       avmm run boot.img --headless --expect "boot:" --type "linux\\n" --expect "ready" --screenshot ready.png
 
-    In the console Ctrl-a is the prefix: Ctrl-a x quits, Ctrl-a c is a command line, Ctrl-a v draws
+    In the console Ctrl-a is the prefix: Ctrl-a x quits, Ctrl-a c is a command line, Ctrl-a d draws
     what happens, Ctrl-a [ scrolls back, Ctrl-a h lists the others.
 
     With --headless, --expect and --type are steps in the order given. Exit status 0: all steps done, or without steps the
@@ -111,7 +114,8 @@ def run(ctx: click.Context, /, **given: Any) -> int:
         from .headless import run_headless
 
         return lifetime.run(run_headless(request))
-    from .app import check_terminal, run_console
+    from .app import check_terminal
+    from .local import run_console
 
     check_terminal()
     return lifetime.run(run_console(request))
@@ -130,6 +134,7 @@ def doctor(as_json: bool) -> int:
 
 
 group.add_command(up)
+group.add_command(attach)
 group.add_command(ctl)
 group.add_command(top)
 

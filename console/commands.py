@@ -1,32 +1,40 @@
 """The console's command line without its terminal: what can be said, how it is completed, and what is answered.
 
-Each line becomes one of the control panel's commands (avmm.control.commands), or one of its human monitor. The invariant: a
-mistake is answered with a sentence; nothing that can be typed ends the console.
+Each line becomes one of the control panel's commands (avmm.control.commands), or one of its human monitor; those that somebody adds there
+can be said here without more. The invariant: a mistake is answered with a sentence; nothing that can be typed ends the console.
 """
 
 from __future__ import annotations
 
-import io
+import asyncio
 import json
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-import avmm
-from avmm.control.commands import COMMANDS, Target
-from avmm.control.commands.block import drives
+from avmm.control.commands import COMMANDS, Command
+from avmm.control.commands.command import REQUIRED
+from avmm.control.commands.monitor import subjects, usages
+from avmm.control.config import ConfigError
 from avmm.control.placement import PLACES
 from avmm.control.qmp import QmpError
+from avmm.control.stats import PortStats, Stats
 from avmm.devices.keys import KEYS
 
+from . import top
+from .machines import Machine
+from .pager import LiveView
 from .results import stats_tables
+from .tables import WIDTH, rendered, shown
 
-WIDTH = 76
-INFO = ("block", "cpus", "irq", "mtree", "name", "placement", "registers", "stats", "status", "trace", "version")
+OWN = "x-avmm-"
+FILES = ("filename", "path", "file")
+"""Arguments that name a file: relative to where the console was started, not to the host's folder."""
+MODES = ("emulated", "enlightened", "shunt-only")
+TRACED = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +45,69 @@ class Verb:
     what: str
     qmp: str = ""
     arguments: tuple[str, ...] = ()
+    always: tuple[tuple[str, object], ...] = ()
+    """Arguments that are the same each time."""
 
 
-VERBS = {
+CDROM = (("device", "cdrom"),)
+_OWN_VERBS = {
+    "help": Verb("[COMMAND]", "this list, or one of it"),
+    "start": Verb("", "let it begin, or go on", "cont"),
     "stop": Verb("", "let machine time stand still", "stop"),
+    "pause": Verb("", "the same as stop", "stop"),
     "cont": Verb("", "go on", "cont"),
     "reset": Verb("", "press the reset button", "system_reset"),
     "powerdown": Verb("", "press the power button (ACPI)", "system_powerdown"),
-    "quit": Verb("", "switch the machine off and leave", "quit"),
+    "quit": Verb("", "switch the machine off", "quit"),
+    "status": Verb("", "whether it runs", "query-status"),
+    "top": Verb("", "live: all machines, what each does in a second"),
+    "trace": Verb("", "live: the last events worth knowing"),
+    "stats": Verb("", "what the machine did, as tables"),
     "install": Verb("DEVICE [IMAGE [SHA256]]", "bring a device into the hypervisor", "x-avmm-install", ("device", "image", "sha256")),
     "uninstall": Verb("DEVICE [PLACE]", "put a device outside", "x-avmm-uninstall", ("device", "to")),
     "virtualize": Verb("DEVICE", "give the guest a virtual device", "x-avmm-virtualize", ("device",)),
     "devirtualize": Verb("DEVICE", "give the guest the real one again", "x-avmm-devirtualize", ("device",)),
     "mode": Verb("MODE", "choose how the guest reaches its disks", "x-avmm-mode", ("mode",)),
-    "stats": Verb("", "what the machine did, as tables"),
-    "status": Verb("", "whether it runs", "query-status"),
     "type": Verb("TEXT", "type it on the guest's keyboard", "x-avmm-type", ("text",)),
-    "sendkey": Verb("KEY-KEY... [HOLD-MS]", "press keys together"),
-    "info": Verb("SUBJECT", "registers, block, irq, mtree, placement, trace ..."),
-    "x": Verb("/FORMAT ADDRESS", "dump linear memory: x /8xw 0x7c00, x /4i $pc"),
-    "xp": Verb("/FORMAT ADDRESS", "dump physical memory"),
-    "screendump": Verb("FILE", "save the screen, .png or .ppm"),
-    "eject": Verb("[-f] DRIVE", "open the CD-ROM drive"),
-    "change": Verb("DRIVE FILE", "put another image in"),
+    "screendump": Verb("FILE", "save the screen as PNG", "screendump", ("filename",), (("format", "png"),)),
+    "eject": Verb("", "open the CD-ROM drive", "eject", (), CDROM),
+    "insert": Verb("FILE", "put another CD-ROM in", "blockdev-change-medium", ("filename",), CDROM),
     "qmp": Verb("COMMAND [JSON]", "any command of the QMP socket"),
-    "help": Verb("[COMMAND]", "this list, or one of it"),
 }
+_HERE = ("help", "top", "trace", "stats", "qmp")
+_HIDDEN = ("system_reset", "system_powerdown", "change", "c", "list", "screen")
+"""What is there under another name, or says nothing that a console does not show."""
+
+
+def _verbs() -> dict[str, Verb]:
+    """Return all that can be said: the panel's own commands, the monitor's, and above them ours with their own wording."""
+    panel = {name.removeprefix(OWN): _of_panel(command) for name, command in COMMANDS.items() if name.startswith(OWN)}
+    monitor = {name: Verb(usage, what) for name, (usage, what) in usages().items()}
+    found = {**panel, **monitor, **_OWN_VERBS}
+    first = [name for name in _OWN_VERBS if name != "qmp"]
+    names = [*first, *sorted(set(found) - set(_OWN_VERBS)), "qmp"]
+    return {name: found[name] for name in names if name not in _HIDDEN}
+
+
+def _of_panel(command: Command) -> Verb:
+    words = [name.upper() if arg.default is REQUIRED else f"[{name.upper()}]" for name, arg in command.args.items()]
+    what = (command.action.__doc__ or command.name).strip().partition("\n")[0].rstrip(".")
+    return Verb(" ".join(words), what[:1].lower() + what[1:], command.name, tuple(command.args))
+
+
+VERBS = _verbs()
 
 
 class Interpreter:
-    """Carries out lines for one machine."""
+    """Carries out lines for one machine; ``everyone`` are all that the console has, ``width`` says how wide tables may be."""
 
-    def __init__(self, host: avmm.Host, vm: avmm.Vm) -> None:
-        self.vm = vm
-        self.left = False
-        """Whether ``quit`` was said."""
-        self.target = Target(host, COMMANDS, self._quit, vm)
+    def __init__(self, machine: Machine, everyone: Sequence[Machine], width: Callable[[], int] = lambda: WIDTH) -> None:
+        self.machine = machine
+        self._width = width
+        self._everyone = everyone
 
-    async def _quit(self, vm: avmm.Vm | None) -> None:
-        self.left = True
-        await self.vm.partition.stop("quit")
-
-    def close(self) -> None:
-        """Stop watching the machine."""
-        self.target.unwatch(self.vm)
-
-    async def run(self, line: str) -> str:
-        """Carry out a line and return the answer as text, empty when there is nothing to say."""
+    async def run(self, line: str) -> str | LiveView:
+        """Carry out a line. Returns the answer as text, empty when there is nothing to say, or a view that is made again and again."""
         name, _, rest = line.strip().partition(" ")
         name, slash, _ = name.partition("/")
         if not name:
@@ -92,28 +116,45 @@ class Interpreter:
         if verb is None:
             return f"{name} is no command: help lists them"
         try:
-            if slash or (not verb.qmp and name not in ("stats", "qmp", "help")):
+            if name in _HERE and not slash:
+                return await self._here(name, rest.strip())
+            if slash or not verb.qmp:
                 return await self._monitor(line.strip())
-            if name == "help":
-                return help_text(rest.strip())
-            if name == "stats":
-                return _rendered(*stats_tables(self.vm.stats))
-            if name == "qmp":
-                return await self._qmp(rest)
-            return shown(await self.target.execute(verb.qmp, _arguments(name, verb, rest)))
-        except (QmpError, ValueError) as error:
+            return shown(await self.machine.execute(verb.qmp, arguments(name, verb, rest)), self._width())
+        except (QmpError, ConfigError, ValueError) as error:
             return f"{error}"
 
+    async def _here(self, name: str, rest: str) -> str | LiveView:
+        match name:
+            case "help":
+                return help_text(rest)
+            case "qmp":
+                return await self._qmp(rest)
+            case "stats":
+                return rendered(*stats_tables(stats_of(await self.machine.execute("x-avmm-stats", {}))))
+            case "trace":
+                return LiveView("trace", self._trace, follow=True)
+        return LiveView("top", Top(self._everyone).ask)
+
     async def _monitor(self, line: str) -> str:
-        answer = await self.target.execute("human-monitor-command", {"command-line": line})
+        answer = await self.machine.execute("human-monitor-command", {"command-line": line})
         return str(answer).replace("\r\n", "\n").rstrip()
 
     async def _qmp(self, rest: str) -> str:
-        name, _, text = rest.strip().partition(" ")
+        name, _, text = rest.partition(" ")
         given = json.loads(text or "{}")
         if not isinstance(given, dict):
             raise QmpError("the arguments are a JSON object")
-        return json.dumps(await self.target.execute(name, given), indent=2)
+        return json.dumps(await self.machine.execute(name, given), indent=2)
+
+    async def _trace(self) -> str:
+        answer: Any = await self.machine.execute("x-avmm-trace", {"count": TRACED})
+        lines = [
+            " ".join([f"{event['time'] / 1e9:12.6f}", event["name"], *(f"{key}={value}" for key, value in event["fields"].items())])
+            for event in answer["events"]
+        ]
+        lines += [f"{name}: {count} more were left out" for name, count in answer["suppressed"].items()]
+        return "\n".join([*lines, *([answer["failure"]] if answer["failure"] else [])]) or "nothing happened that is worth knowing"
 
     # -- completion
 
@@ -128,17 +169,47 @@ class Interpreter:
     def _words(self, name: str, position: int) -> Sequence[tuple[str, str]]:
         if position > 1:
             return [(place, "") for place in PLACES] if (name, position) == ("uninstall", 2) else []
+        verb = VERBS.get(name)
+        facts = self.machine.seat.facts
         sources: dict[str, Callable[[], Sequence[tuple[str, str]]]] = {
             "help": lambda: [(verb, "") for verb in VERBS],
-            "info": lambda: [(subject, "") for subject in INFO],
+            "info": lambda: [(subject, "") for subject in subjects()],
             "qmp": lambda: [(command, "") for command in sorted(COMMANDS)],
-            "eject": lambda: [(drive, "") for drive in drives(self.vm)],
-            "change": lambda: [(drive, "") for drive in drives(self.vm)],
+            "mode": lambda: [(mode, "") for mode in MODES],
             "sendkey": lambda: [(key, "") for key in sorted(KEYS)],
-            **dict.fromkeys(("install", "uninstall"), lambda: list(self.vm.placement.items())),
         }
         source = sources.get(name)
-        return source() if source is not None else []
+        if source is not None:
+            return source()
+        if verb is None or not verb.arguments or facts is None:
+            return []
+        return list(facts.placement.items()) if verb.arguments[0] == "device" else []
+
+
+class Top:
+    """The table of all machines, from one look to the next."""
+
+    def __init__(self, machines: Sequence[Machine]) -> None:
+        self._machines = machines
+        self._before: top.Sample = {}
+
+    async def ask(self) -> str:
+        """Ask every machine and return the table."""
+        now = await self._sample()
+        made = top.rows(self._before or now, now)
+        self._before = now
+        return rendered(top.table(made))
+
+    async def _sample(self) -> top.Sample:
+        async def ask(machine: Machine) -> list[dict[str, Any]]:
+            try:
+                answer: Any = await machine.execute("x-avmm-list", {})
+            except (QmpError, ConfigError):
+                return []
+            return [{**found, "at": time.monotonic()} for found in answer]
+
+        answers = await asyncio.gather(*map(ask, self._machines))
+        return {found["name"]: found for answer in answers for found in answer}
 
 
 def help_text(name: str = "") -> str:
@@ -157,28 +228,38 @@ def hint(line: str) -> str:
     return "Tab completes, Up recalls, Enter does it, Esc leaves; help lists all"
 
 
-def _arguments(name: str, verb: Verb, rest: str) -> dict[str, object]:
+def arguments(name: str, verb: Verb, rest: str) -> dict[str, object]:
+    """Return what was said behind a verb as its command's arguments. QmpError or ValueError for what does not fit."""
+    command = COMMANDS[verb.qmp]
+    required = [argument for argument in verb.arguments if command.args[argument].default is REQUIRED]
     words = [rest] if verb.arguments == ("text",) else shlex.split(rest)
-    if len(words) > len(verb.arguments) or (verb.arguments and not rest.strip()):
+    if len(words) > len(verb.arguments) or len(words) < len(required) or (required and not rest.strip()):
         raise QmpError(f"{name} {verb.usage}".strip() if verb.arguments else f"{name} takes no arguments")
-    return dict(zip(verb.arguments, words, strict=False))
+    given = {argument: _value(argument, command.args[argument].type, word) for argument, word in zip(verb.arguments, words, strict=False)}
+    return {**dict(verb.always), **given}
 
 
-def shown(answer: object) -> str:
-    """Return a command's answer as people read it: objects as tables, nothing as nothing."""
-    if answer is None or answer in ({}, []):
-        return ""
-    if isinstance(answer, dict):
-        table = Table("what", "value", box=SIMPLE_HEAD)
-        for key, value in answer.items():
-            table.add_row(str(key), value if isinstance(value, str) else json.dumps(value))
-        return _rendered(table)
-    return answer if isinstance(answer, str) else json.dumps(answer, indent=2)
+def _value(name: str, kind: type, word: str) -> object:
+    try:
+        if kind is bool:
+            return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}[word.lower()]
+        if kind is int:
+            return int(word, 0)
+        if kind is float:
+            return float(word)
+        if kind in (list, dict):
+            return json.loads(word)
+    except (KeyError, ValueError):
+        raise QmpError(f"{name} is {'on or off' if kind is bool else f'no {kind.__name__}'}: {word}") from None
+    if name in FILES or (name == "image" and ("/" in word or Path(word).exists()) and "://" not in word):
+        return str(Path(word).expanduser().absolute())
+    return word
 
 
-def _rendered(*tables: Table) -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=WIDTH, highlight=False, color_system=None, force_terminal=False, markup=False)
-    for table in tables:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+def stats_of(answer: object) -> Stats:
+    """Return the statistics that ``x-avmm-stats`` answered."""
+    assert isinstance(answer, dict)
+    given = {name: value for name, value in answer.items() if name != "summary"}
+    for name in ("ports", "memory"):
+        given[name] = tuple(PortStats(**port) for port in given[name])
+    return Stats(**given)

@@ -12,22 +12,31 @@ from avmm.devices.keys import KEYS, for_text
 
 PREFIX = "c-a"
 COMMANDS = {
-    "h": "help", "?": "help", "x": "quit", "r": "reset", "s": "screenshot", "b": "power button", "p": "pause", "d": "ctrl-alt-del",
-    "t": "serial", "c": "command line", "[": "scroll back", "v": "path", "a": "literal", PREFIX: "literal",
+    "h": "help", "?": "help", "x": "quit", "c": "command line", "s": "commit", "b": "break", "n": "next", "p": "previous",
+    "[": "scroll back", "d": "path", "t": "serial", "k": "key menu", "|": "split beside", "-": "split below", "o": "other pane",
+    "u": "unsplit", " ": "pause", "r": "reset", "w": "power button", "delete": "ctrl-alt-del", "i": "picture", "m": "mouse",
+    "escape": "drop", "z": "suspend", "l": "redraw", "a": "literal", **{str(n): "tab" for n in range(1, 10)},
 }  # fmt: skip
 HELP = (
-    ("x", "quit: switch the machine off"),
-    ("h", "this help"),
-    ("p", "pause, go on"),
-    ("r", "reset"),
-    ("b", "press the power button (ACPI)"),
-    ("d", "Ctrl-Alt-Delete"),
-    ("s", "save a screenshot"),
-    ("t", "the serial line, and back to the screen"),
-    ("c", "command line: stop, install, info, x ...; Tab completes"),
-    ("v", "the path of what happens now, with its rates"),
-    ("[", "scroll back: PgUp, PgDn, q leaves"),
-    ("Ctrl-a", "Ctrl-a for the guest"),
+    ("x", "leave: a machine started here is switched off, an attached one goes on"),
+    ("h ?", "this help"),
+    ("c", "command line: stop, install, info, top, trace ...; Tab completes"),
+    ("d", "the path of what happens now, with its rates"),
+    ("k", "the key menu: every key, alone or together with others"),
+    ("t  1-9", "the serial line, and back to the screen; a tab by its number"),
+    ("n p", "next machine, the one before"),
+    ("| -", "split: another pane beside or below"),
+    ("o u", "the other pane has the keys; only this pane"),
+    ("[", "scroll back and copy: PgUp, PgDn, w writes a file, q leaves"),
+    ("s", "commit: flush disks, write overlays into their images"),
+    ("b", "a break on the serial line"),
+    ("Space", "pause, go on"),
+    ("r w", "reset; press the power button (ACPI)"),
+    ("Delete", "Ctrl-Alt-Delete"),
+    ("m", "the terminal's mouse is the guest's, or the terminal's own"),
+    ("i", "save a picture of the screen"),
+    ("Esc", "drop what was pasted and is not typed yet"),
+    ("z l", "suspend the console; draw everything anew"),
 )
 
 _NAMED = {
@@ -61,6 +70,19 @@ class Command:
 
 
 Event = Chord | Text | Command
+
+
+def parse_prefix(given: str) -> str:
+    """Return prompt_toolkit's name of a prefix such as ``Ctrl-b``, ``C-b``, ``^b`` or ``b``. ValueError for others."""
+    lower = given.lower().removeprefix("^").removeprefix("ctrl-").removeprefix("ctrl+").removeprefix("c-")
+    if len(lower) != 1 or not ("a" <= lower <= "z" or lower in "\\]^_") or lower in "mij":
+        raise ValueError(f"{given!r} cannot be a prefix: choose Ctrl and a letter but i, j, m, such as Ctrl-b")
+    return f"c-{lower}"
+
+
+def prefix_name(prefix: str) -> str:
+    """Return how people write the prefix."""
+    return f"Ctrl-{prefix[2:]}"
 
 
 def chord(key: str) -> tuple[str, ...] | None:
@@ -115,7 +137,9 @@ class KeyRouter:
 
     def _command(self, key: str, data: str) -> list[Event]:
         name = COMMANDS.get(key, "") if key != self.prefix else "literal"
-        return self._plain(self.prefix, data if key == self.prefix else "\x01") if name == "literal" else [Command(name, key)]
+        if name != "literal":
+            return [Command(name, key)]
+        return self._plain(self.prefix, data if key == self.prefix else chr(ord(self.prefix[2].upper()) & 0x1F))
 
     def _plain(self, key: str, data: str) -> list[Event]:
         if len(key) == 1:

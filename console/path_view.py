@@ -1,77 +1,42 @@
 """The path of what happens now, drawn: from the guest over the hypervisor to a file, with what passes each arrow in a second.
 
-The rates are differences of the machine's own counters (vm.stats, VM-H's disks, VMBus channels), taken once a second of the
-host's time. The invariant: looking changes nothing, and nothing is counted for the picture's sake.
+The invariant: the picture is made of two moments' facts about the machine and nothing else, and fits 80 columns.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
-import avmm
-from avmm.control.commands.block import drives
-from avmm.control.placement import OUTSIDE_BY_DEFAULT
+from avmm.control.seat import Counters, Facts
 
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What has happened so far, as far as the picture shows it."""
-
-    io: int = 0
-    memory: int = 0
-    other: int = 0
-    inside: int = 0
-    irps: int = 0
-    signals: int = 0
-    injected: int = 0
-    requests: int = 0
-    disk_bytes: int = 0
-
-
-def counters(vm: avmm.Vm) -> Counters:
-    """Return a machine's counters now."""
-    stats, exits = vm.stats, vm.stats.exits
-    disks = [disk.stats for disk in drives(vm).values()]
-    return Counters(
-        io=exits["in"] + exits["out"], memory=exits["load"] + exits["store"], other=exits["instruction"] + exits["interrupt"],
-        inside=stats.inside, irps=stats.outside, signals=_signals(vm), injected=stats.injected,
-        requests=sum(disk.requests for disk in disks), disk_bytes=sum(disk.bytes_read + disk.bytes_written for disk in disks),
-    )  # fmt: skip
-
-
-def _signals(vm: avmm.Vm) -> int:
-    """The guest's signals on the channels that are open now."""
-    bus, server = vm.machine.vmbus, vm.machine.scsi
-    channel = bus.channel(server) if bus is not None and server is not None else None
-    return channel.stats.signals if channel is not None else 0
+LEAST = 0.5
+"""Facts closer together than this (s) are not compared: they were taken for another reason than time passing."""
+CORNER = 43
+"""The column in which the ways inside and outside part."""
+_SHUNT = {"emulated": "passes", "enlightened": "diverts all", "shunt": "diverts reads and writes"}
 
 
 class PathView:
-    """Takes the counters now and then, and draws what is between the last two."""
+    """Takes the facts as they come, and draws what is between the last two."""
 
     HEIGHT = 7
 
-    def __init__(self, vm: avmm.Vm) -> None:
-        self._vm = vm
-        self._before: Counters | None = None
+    def __init__(self) -> None:
+        self._facts: Facts | None = None
         self._at = 0.0
-        self._rates = Counters()
+        self.rates = Counters()
 
-    def sample(self, now: float) -> bool:
-        """Take the counters if a second has passed; returns whether there are new rates. ``now`` in seconds."""
-        seconds = now - self._at
-        if self._before is not None and seconds < 1:
-            return False
-        after = counters(self._vm)
-        if self._before is not None:
-            self._rates = rates(self._before, after, seconds)
-        self._before, self._at = after, now
-        return True
+    def take(self, facts: Facts, now: float) -> None:
+        """Take facts; ``now`` in seconds."""
+        if self._facts is not None and now - self._at < LEAST:
+            return
+        if self._facts is not None:
+            self.rates = rates(self._facts.counters, facts.counters, now - self._at)
+        self._facts, self._at = facts, now
 
     def text(self) -> str:
         """Return the picture."""
-        bus = self._vm.machine.vmbus
-        return picture(self._rates, None if bus is None else bus.connected)
+        return picture(self.rates, self._facts) if self._facts is not None else ""
 
 
 def rates(before: Counters, after: Counters, seconds: float) -> Counters:
@@ -79,40 +44,47 @@ def rates(before: Counters, after: Counters, seconds: float) -> Counters:
     return Counters(*(max(0, round((b - a) / seconds)) for a, b in zip(astuple(before), astuple(after), strict=True)))
 
 
-def whereabouts(vm: avmm.Vm) -> list[str]:
-    """Return what is not as usual: devices that live elsewhere, and disks that an enlightened guest reaches over VMBus."""
-    bus, server = vm.machine.vmbus, vm.machine.scsi
-    enlightened = bus is not None and server is not None and bus.channel(server) is not None
-    usual = {name: "service" if name in OUTSIDE_BY_DEFAULT else "hypervisor" for name in vm.partition.placement}
-    moved = [f"{name}:{place}" for name, place in vm.partition.placement.items() if place != usual[name]]
-    return [*(["enlightened"] if enlightened else []), *moved]
+def picture(rate: Counters, facts: Facts) -> str:
+    """Draw the rates. A line is double while something passes there, so that one sees which way the guest's requests take."""
+    mode = next((disk.mode for disk in facts.disks if disk.name.startswith("disk")), "")
+    shunt = f"shunt: {_SHUNT[mode]}" if facts.vmbus is not None and mode in _SHUNT else ""
+    kinds = f"I/O {rate.io:,} mem {rate.memory:,} more {rate.other:,}"
+    down = "║" if rate.irps or rate.channel_requests else "│"
+    split = ("╦", "╚", "╗") if rate.irps else ("┬", "└", "┐")
+    lines = [
+        f" guest {_arrow(rate.exits, '/s', 16)} trap ═> hypervisor {split[0]}{_arrow(rate.inside, '/s', 18)} device inside",
+        _across(f" ▲ class driver  {kinds}", split[1], f"{_arrow(rate.irps, ' IRP/s', 18)} outside {'═' if rate.irps else '─'}{split[2]}"),
+        _across(f" │ {shunt}", " ", f"{'disk: ' + mode if mode else '':<28}{down}"),
+        f" │ {_bus(rate, facts.vmbus)}{down if facts.vmbus is None else '╣' if rate.channel_requests else '┤'}",
+        f" └{_line(rate.injected, '/s', 16)} interrupts{'':<44}▼",
+        f"{f'file, {_bytes(rate.disk_bytes)}/s <' + _line(rate.requests, ' requests/s', 22) + ' port driver <─ class driver: VM-H':>73}",
+    ]
+    if mode == "direct":
+        lines.append(f" guest {_arrow(rate.direct, '/s', 16)} physical disk, direct: accesses without a trap")
+    elif mode == "virtualized":
+        lines.append(" virtualized: the guest's accesses trap; the VMM drives the physical disk")
+    return "\n".join(line[:80] for line in lines)
 
 
-def picture(rate: Counters, vmbus: bool | None) -> str:
-    """Draw the rates. ``vmbus``: whether a guest is connected, None without a bus."""
-    traps = rate.io + rate.memory + rate.other
-    bus = "no VMBus" if vmbus is None else "VMBus" if vmbus else "VMBus, not connected"
-    inside = f" guest ═{_label(traps)}═> trap ═> hypervisor ═"
-    outside = f"{'   ║':<{len(inside)}}╚═{_label(rate.irps, ' IRP')}═> device outside "
-    at, end = len(inside), len(outside)
-    kinds = f"   ▲  I/O {rate.io:,}  memory {rate.memory:,}  other {rate.other:,}"
-    file = f"file  {rate.requests:,} requests/s, {_bytes(rate.disk_bytes)}/s"
-    signals, interrupts = _label(rate.signals, " signals"), _label(rate.injected)
-    channel, back = f" guest ═{signals}═> {bus} ", f"   ╚═{interrupts}═ interrupts"
-    lines = (
-        f"{inside}╦═{_label(rate.inside)}═> device inside",
-        f"{kinds[:at]:<{at}}║",
-        f"{outside}╗",
-        f"{back:<{end}}╠> VM-H",
-        f"{channel:═<{end}}╝    ║",
-        f"{'':<{end + 5}}▼",
-        f"{file:>{end + 6}}",
-    )
-    return "\n".join(lines)
+def _across(left: str, corner: str, right: str) -> str:
+    return f"{left:<{CORNER}.{CORNER}}{corner}{right}"
 
 
-def _label(rate: int, unit: str = "") -> str:
-    return f"{f' {rate:,}{unit}/s ':═^11}"
+def _bus(rate: Counters, vmbus: bool | None) -> str:
+    if vmbus is None:
+        return f"{'no VMBus':<70}"
+    if not vmbus:
+        return f"{'VMBus, to which the guest is not connected ':─<70}"
+    return f"StorVSC {_arrow(rate.signals, ' signals/s', 22)} VMBus {_line(rate.channel_requests, ' requests/s', 32)}"
+
+
+def _arrow(rate: int, unit: str, width: int) -> str:
+    """An arrow with a rate in it."""
+    return f"{_line(rate, unit, width - 1)}>"
+
+
+def _line(rate: int, unit: str, width: int) -> str:
+    return f"{f' {rate:,}{unit} ':{'═' if rate else '─'}^{width}}"
 
 
 def _bytes(count: float) -> str:

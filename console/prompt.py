@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from prompt_toolkit.application import get_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, ConditionalContainer, FormattedTextControl, HSplit, Window
@@ -18,21 +20,24 @@ from prompt_toolkit.layout.processors import BeforeInput
 
 from .commands import Interpreter, hint
 
+MOST = 8
+"""Candidates shown at once."""
+
 
 class _Words(Completer):
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: Callable[[], Interpreter]) -> None:
         self._interpreter = interpreter
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         line = document.text_before_cursor
-        for word, about in self._interpreter.candidates(line):
+        for word, about in self._interpreter().candidates(line):
             yield Completion(word, -len(line.rpartition(" ")[2]), display_meta=about)
 
 
 class Prompt:
     """The line, its container for a layout, and whether it is open. ``entered`` hears each line, ``left`` that it was closed."""
 
-    def __init__(self, interpreter: Interpreter, entered: Callable[[str], None], left: Callable[[], None]) -> None:
+    def __init__(self, interpreter: Callable[[], Interpreter], entered: Callable[[str], None], left: Callable[[], None]) -> None:
         self.open = False
         self._entered = entered
         self._left = left
@@ -42,8 +47,27 @@ class Prompt:
         )  # fmt: skip
         control = BufferControl(self.buffer, input_processors=[BeforeInput("avmm> ")], key_bindings=self._bindings())
         self.window = Window(control, height=1, style="class:prompt")
+        candidates = Window(FormattedTextControl(self._candidates), dont_extend_height=True, style="class:hint")
+        completing = Condition(lambda: self.buffer.complete_state is not None)
         helped = Window(FormattedTextControl(lambda: f" {hint(self.buffer.text)}"), height=1, style="class:hint")
-        self.container = ConditionalContainer(HSplit([helped, self.window]), Condition(lambda: self.open))
+        self.container = ConditionalContainer(
+            HSplit([ConditionalContainer(candidates, completing), helped, self.window]), Condition(lambda: self.open)
+        )
+
+    def _candidates(self) -> StyleAndTextTuples:
+        """What Tab goes through, a line each, the chosen one among them."""
+        state = self.buffer.complete_state
+        if state is None:
+            return []
+        at = state.complete_index or 0
+        first = max(0, min(at - MOST // 2, len(state.completions) - MOST))
+        width = get_app().output.get_size().columns
+        made: StyleAndTextTuples = []
+        for number, completion in enumerate(state.completions[first : first + MOST], first):
+            chosen = number == state.complete_index
+            line = f" {completion.text:<18} {completion.display_meta_text}"[:width]
+            made.append(("class:tab.current" if chosen else "", f"{line:<{width}}\n"))
+        return [*made[:-1], (made[-1][0], made[-1][1].rstrip("\n"))] if made else []
 
     def _bindings(self) -> KeyBindings:
         bindings = KeyBindings()

@@ -16,6 +16,7 @@ import avmm
 import avmm_guests
 
 from .images import recognise
+from .keys import parse_prefix
 from .steps import Step, check_typable
 
 TIMEOUT = 60.0
@@ -41,6 +42,7 @@ class Request:
     read_only: bool
     name: str
     triple_fault: Literal["reset", "stop"]
+    prefix: str
     headless: bool
     steps: tuple[Step, ...]
     type_to: Literal["auto", "keyboard", "serial"]
@@ -91,6 +93,10 @@ class Request:
             for step in self.steps:
                 if step.kind == "type":
                     check_typable(step)
+        try:
+            parse_prefix(self.prefix)
+        except ValueError as error:
+            raise click.UsageError(f"--prefix: {error}") from None
         if self.record is not None and self.headless:
             raise click.UsageError("--record records the console: leave --headless away, or use --log")
         for option, path in (

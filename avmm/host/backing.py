@@ -48,6 +48,8 @@ PATIENCE = 64
 SAMPLE, SAMPLES = 16 << 10, 32
 """Bytes of a sample of an image, and how many there are at most, more or less."""
 THREADS = 4
+COMMIT_SECTORS = 2048
+"""Sectors that a commit looks at at once."""
 
 
 class ImageError(ValueError):
@@ -164,6 +166,15 @@ class BackingFile:
         if answer is not None:
             await asyncio.shield(answer)
 
+    async def commit(self) -> int:
+        """Put all writes on stable storage, those that an overlay holds into the image itself; returns how many sectors those were.
+
+        The overlay still has them, so nothing is lost if this is cut short. Nothing should be written meanwhile. ImageError when
+        the image cannot be written, or is below another overlay too.
+        """
+        await self.flush()
+        return 0 if self.overlay is None else await asyncio.shield(self._run(0, self._commit_blocking, self.overlay))
+
     # -- snapshots
 
     async def changes(self) -> tuple[tuple[int, bytes], ...]:
@@ -260,16 +271,13 @@ class BackingFile:
         return True
 
     def _write_blocking(self, fd: int, at: int, offset: int, data: Data) -> None:
-        view = memoryview(data)
-        done = 0
-        while done < len(view):
-            done += os.pwrite(fd, view[done:] if done else view, at + done)
+        _write_all(fd, at, data)
         if self.overlay is not None:
-            self.overlay.mark(offset // SECTOR, len(view) // SECTOR)
+            self.overlay.mark(offset // SECTOR, len(data) // SECTOR)
         with self._lock:
             self._writes += 1
             if self.overlay is None:
-                self._present = max(self._present, offset + len(view))
+                self._present = max(self._present, offset + len(data))
 
     def _flush_blocking(self) -> None:
         with self._flushing:
@@ -286,6 +294,30 @@ class BackingFile:
                 raise
             self._synced = writes
 
+    def _commit_blocking(self, overlay: Overlay) -> int:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(self.path, "rb+", buffering=0) as image:
+                if not os.path.samestat(os.fstat(image.fileno()), os.fstat(self._fd)):
+                    raise ImageError(f"{self.path} is not the file any more that was opened.")
+                total = self._commit_to(image.fileno(), overlay)
+                os.fsync(image.fileno())
+        except OSError as error:
+            raise ImageError(_explain(self.path, error, True)) from error
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_SH)
+        return total
+
+    def _commit_to(self, fd: int, overlay: Overlay) -> int:
+        total = 0
+        for start in range(0, overlay.sectors, COMMIT_SECTORS):
+            for inside, first, count in overlay.runs(start, min(COMMIT_SECTORS, overlay.sectors - start)):
+                if inside:
+                    at, size = first * SECTOR, count * SECTOR
+                    _write_all(fd, at, self._read_blocking([(overlay.fd, overlay.data_offset + at, 0, size)], bytearray(size)))
+                    total += count
+        return total
+
     def _run(self, offset: int, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         def translated() -> T:
             try:
@@ -300,6 +332,13 @@ class BackingFile:
 
     def _medium(self, offset: int, error: OSError) -> BlockError:
         return BlockError(BlockFault.MEDIUM, offset // SECTOR, f"{self.path}: {error.strerror or error}")
+
+
+def _write_all(fd: int, at: int, data: Data) -> None:
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:] if done else view, at + done)
 
 
 async def _open_file(path: Path, held: AsyncExitStack, pool: ThreadPoolExecutor, *, write: bool, create: bool) -> int:

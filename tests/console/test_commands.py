@@ -8,14 +8,19 @@ import os
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.output import ColorDepth
 
 import avmm
-from avmm_console.commands import VERBS, Interpreter, help_text, hint, shown
+from avmm.control.commands import COMMANDS, Target
+from avmm.control.seat import Counters, DiskFacts, Facts, LocalSeat
+from avmm_console.commands import VERBS, Interpreter, help_text, hint
 from avmm_console.history import ScreenHistory, plain
 from avmm_console.keys import Chord, Text
-from avmm_console.pager import Pager
-from avmm_console.path_view import Counters, counters, picture, rates
+from avmm_console.machines import Machine
+from avmm_console.pager import LiveView, Pager
+from avmm_console.path_view import picture, rates
 from avmm_console.recording import RecordedTerminal
+from avmm_console.tables import shown
 from tests.console import sectors
 from tests.console.conftest import Avmm
 
@@ -24,29 +29,46 @@ async def conversation(image: str) -> dict[str, str]:
     lines = [
         "", "nonsense", "status", "info status", "info registers", "xp /2xb 0x7dfe", "x/2i 0x7c00", "stats", "type a b", "help x",
         "stop", "info  status", "cont", "install nothing", "uninstall pit", "install pit", "uninstall pit to much more", "stop now",
-        "qmp query-name", "qmp query-name [", "sendkey x-y-nokey", "mode 'open", "eject", "quit",
+        "qmp query-name", "qmp query-name [", "sendkey x-y-nokey", "mode 'open", "eject", "insert", "inspect pit", "inspect nothing",
+        "trace", "top", "commit", "virtualize ata0", "info", "quit",
     ]  # fmt: skip
     async with avmm.Host() as host:
-        vm = await host.create_vm(avmm.VmConfig(name="talker", memory="1M", disks=[avmm.Disk(image, "ro")], clock="virtual"))
-        await vm.start()
-        await vm.screen.wait_for("ready>")
-        interpreter = Interpreter(host, vm)
-        before = counters(vm)
-        answers = {line: await interpreter.run(line) for line in lines[:9]}
-        await vm.screen.wait_for("ready> a b")
-        assert counters(vm).io > before.io
-        assert counters(vm).injected > before.injected
-        answers |= {line: await interpreter.run(line) for line in lines[9:]}
-        assert [word for word, _ in interpreter.candidates("un")] == ["uninstall"]
-        assert dict(interpreter.candidates("install pi"))["pit"] == "hypervisor"
-        assert ("service", "") in interpreter.candidates("uninstall pit ")
-        assert interpreter.candidates("info reg") == [("registers", "")]
-        assert interpreter.candidates("eject d") == [("disk0", "")]
-        assert interpreter.candidates("nonsense x") == []
-        assert interpreter.left
-        assert vm.state is avmm.RunState.OFF
-        interpreter.close()
+        vm = await host.create_vm(avmm.VmConfig(name="talker", memory="1M", disks=[avmm.Disk(image, "overlay")], clock="virtual"))
+
+        async def quit(_: avmm.Vm | None) -> None:
+            await vm.partition.stop("quit")
+
+        target = Target(host, COMMANDS, quit, vm)
+        async with LocalSeat(vm) as seat:
+            machine = Machine(seat, target.execute, ColorDepth.DEPTH_8_BIT)
+            machine.start()
+            await vm.start()
+            await vm.screen.wait_for("ready>")
+            interpreter = Interpreter(machine, [machine])
+            answers = {line: await said(interpreter, line) for line in lines[:9]}
+            await vm.screen.wait_for("ready> a b")
+            answers |= {line: await said(interpreter, line) for line in lines[9:-1]}
+            assert [word for word, _ in interpreter.candidates("un")] == ["uninstall"]
+            assert dict(interpreter.candidates("install pi"))["pit"] == "hypervisor"
+            assert ("service", "") in interpreter.candidates("uninstall pit ")
+            assert interpreter.candidates("info reg") == [("registers", "")]
+            assert [word for word, _ in interpreter.candidates("mode e")] == ["emulated", "enlightened"]
+            assert interpreter.candidates("nonsense x") == []
+            answers["quit"] = await said(interpreter, "quit")
+            assert vm.state is avmm.RunState.OFF
+            await machine.stop()
+        target.unwatch(vm)
     return answers
+
+
+async def said(interpreter: Interpreter, line: str) -> str:
+    """Carry out a line; of a live view, return what it shows after it has looked twice."""
+    answer = await interpreter.run(line)
+    if isinstance(answer, LiveView):
+        await answer.refresh()
+        await answer.refresh()
+        return "\n".join(answer.lines)
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +87,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("info  status", "VM status: paused"), ("install nothing", "no device called nothing"), ("uninstall pit", "pit"),
         ("install pit", "pit"), ("uninstall pit to much more", "uninstall DEVICE [PLACE]"), ("stop now", "stop takes no arguments"),
         ("qmp query-name", '"talker"'), ("qmp query-name [", "Expecting value"), ("sendkey x-y-nokey", "nokey"),
-        ("mode 'open", "No closing quotation"), ("eject", "'device' is missing"),
+        ("mode 'open", "No closing quotation"), ("eject", "'cdrom' not found"),
+        ("insert", "insert FILE"), ("inspect pit", "state.counters.0.reload"), ("inspect nothing", "there is no device 'nothing'"),
+        ("trace", "switch"), ("top", "talker  running"), ("commit", "disk0"), ("virtualize ata0", "no physical device"),
+        ("info", "info registers"),
     ],
 )  # fmt: skip
 def test_answers(answers: dict[str, str], line: str, wanted: str) -> None:
@@ -100,17 +125,32 @@ def test_the_pager_scrolls_and_stays_within_the_text() -> None:
     assert not Pager("short").take(Text("z"), 4)
 
 
+def facts(mode: str, vmbus: bool | None) -> Facts:
+    return Facts("running", "", "real", 0, Counters(), (DiskFacts("disk0", mode, "a.img"),), {}, vmbus, mouse=False)
+
+
 def test_rates_and_their_picture() -> None:
     before, after = Counters(io=10, inside=100, irps=4), Counters(io=2010, inside=90, irps=24, signals=30, disk_bytes=4096)
     rate = rates(before, after, 2.0)
     assert (rate.io, rate.inside, rate.irps, rate.signals, rate.disk_bytes) == (1000, 0, 10, 15, 2048)
-    drawn = picture(rate, True)
-    assert "guest ══ 1,000/s ══> trap ═> hypervisor" in drawn
-    assert "10 IRP/s" in drawn
-    assert "15 signals/s" in drawn
-    assert "2 KiB/s" in drawn
-    assert max(map(len, drawn.splitlines())) <= 80
-    assert "no VMBus" in picture(rate, None)
+    emulated = picture(rate, facts("emulated", False))
+    assert "guest ═══ 1,000/s ═══> trap ═> hypervisor ╦" in emulated
+    assert "╚═══ 10 IRP/s ════> outside ═╗" in emulated
+    assert "shunt: passes" in emulated
+    assert "the guest is not connected" in emulated
+    assert "2 KiB/s" in emulated
+    over_bus = Counters(signals=15, channel_requests=900)
+    enlightened = picture(over_bus, facts("enlightened", True))
+    assert "shunt: diverts all" in enlightened
+    assert "15 signals/s" in enlightened
+    assert "═ 900 requests/s ═" in enlightened
+    assert "─ 0 IRP/s ─" in enlightened
+    assert "diverts reads and writes" in picture(over_bus, facts("shunt", True))
+    assert "123 ═" not in picture(rate, facts("direct", None))
+    assert "accesses without a trap" in picture(Counters(direct=123), facts("direct", None))
+    assert "the VMM drives the physical disk" in picture(rate, facts("virtualized", None))
+    for drawn in (emulated, enlightened, picture(Counters(*[9_999_999] * 14), facts("virtualized", True))):
+        assert max(map(len, drawn.splitlines())) <= 80
 
 
 def test_history_holds_each_line_once() -> None:

@@ -4,67 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.console import sectors
-
-PATIENCE = 15.0
-PROMPT = "shell$"
+from tests.console.terminal import Terminal
 
 if shutil.which("tmux") is None and os.environ.get("CI") != "true":
     pytest.skip("tmux is not installed", allow_module_level=True)
-
-
-class Terminal:
-    """A tmux session of its own server."""
-
-    def __init__(self, folder: Path, columns: int = 100, rows: int = 30) -> None:
-        self._tmux = ["tmux", "-f", "/dev/null", "-S", str(folder / "tmux")]
-        shell = f"cd {folder}; PS1='{PROMPT} ' TERM=screen-256color exec bash --norc --noprofile"
-        self.do("new-session", "-d", "-x", str(columns), "-y", str(rows), shell)
-        self.wait(PROMPT)
-
-    def do(self, *arguments: str) -> str:
-        return subprocess.run([*self._tmux, *arguments], check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
-
-    def keys(self, *keys: str) -> None:
-        self.do("send-keys", *keys)
-
-    def start(self, *arguments: object) -> None:
-        self.keys(" ".join(["clear;", sys.executable, "-m", "avmm_console", "run", *map(str, arguments), "; echo status $?"]), "Enter")
-
-    def text(self, *options: str) -> str:
-        return self.do("capture-pane", "-p", *options)
-
-    def wait(self, wanted: str | Callable[[str], bool]) -> str:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            text = self.text()
-            if wanted in text if isinstance(wanted, str) else wanted(text):
-                return text
-            assert time.monotonic() < deadline, f"never saw {wanted!r}:\n{text}"
-            time.sleep(0.03)
-
-    def wait_restored(self) -> str:
-        """The shell is back, on the normal screen, in line mode with echo, and with a cursor."""
-        text = self.wait(lambda text: re.search(r"^status \d", text, re.MULTILINE) is not None and text.rstrip().endswith(PROMPT))
-        flags = self.do("display-message", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag}").split()
-        assert flags == ["0", "1", "0"]
-        self.keys("clear; stty -a", "Enter")
-        modes = self.wait("echoke").split()
-        assert {"icanon", "echo", "isig", "icrnl", "opost"} <= {mode.rstrip(";") for mode in modes}
-        return text
-
-    def close(self) -> None:
-        self.do("kill-server")
 
 
 @pytest.fixture
@@ -82,7 +33,7 @@ def test_see_type_help_and_quit(terminal: Terminal, tmp_path: Path) -> None:
     terminal.keys("Hello, World! $")
     terminal.wait("ready> Hello, World! $")
     terminal.keys("C-a", "h")
-    assert "quit: switch the machine off" in terminal.wait("All other keys go to the guest.")
+    assert "leave: a machine started here" in terminal.wait("All other keys go to the guest.")
     terminal.keys("x")  # closes the help and goes nowhere else
     terminal.wait(lambda text: "All other keys" not in text)
     terminal.do("set-buffer", "pasted text")
@@ -90,14 +41,14 @@ def test_see_type_help_and_quit(terminal: Terminal, tmp_path: Path) -> None:
     terminal.wait("ready> Hello, World! $pasted text")
     terminal.keys("C-a", "C-a")
     terminal.wait("pasted text☺")  # what Ctrl-a looks like in code page 437
-    terminal.keys("C-a", "p")
+    terminal.keys("C-a", "Space")
     terminal.wait("guest  paused")
-    terminal.keys("C-a", "p")
+    terminal.keys("C-a", "Space")
     terminal.wait("guest  running")
-    terminal.keys("C-a", "s")
+    terminal.keys("C-a", "i")
     terminal.wait("saved guest-0.png")
     assert (tmp_path / "guest-0.png").read_bytes().startswith(b"\x89PNG")
-    terminal.keys("C-a", "d")
+    terminal.keys("C-a", "DC")
     terminal.wait(lambda text: "ready>" in text and "Hello" not in text)
     terminal.keys("C-a", "x")
     text = terminal.wait_restored()
@@ -163,13 +114,13 @@ def test_command_line_path_scroll_back_and_record(terminal: Terminal, tmp_path: 
     terminal.wait("avmm> info registers")
     terminal.keys("Escape")
     terminal.wait(lambda text: "avmm>" not in text)
-    terminal.keys("C-a", "p")
+    terminal.keys("C-a", "Space")
     terminal.wait("vm  running")
-    terminal.keys("C-a", "v")
-    assert "device outside" in terminal.wait("> trap ═> hypervisor")
+    terminal.keys("C-a", "d")
+    assert "> outside" in terminal.wait("> trap ═> hypervisor")
     terminal.keys("typed")
     terminal.wait("ready> typed")  # the guest runs and is seen beside it; nothing of the command line came here
-    terminal.wait(lambda text: "hypervisor" in text and "I/O 0 " not in text)
+    terminal.wait(lambda text: "hypervisor" in text and "I/O 0 mem" not in text)
     terminal.keys("C-a", "[")
     terminal.wait("scroll-back")
     terminal.keys("q")
@@ -217,9 +168,7 @@ def test_a_signal_restores_the_terminal(terminal: Terminal, tmp_path: Path, name
     image = sectors.write(tmp_path / "a.img", "running", sectors.ECHO)
     terminal.start(image)
     terminal.wait("running  80x25")
-    shell = terminal.do("display-message", "-p", "#{pane_pid}").strip()
-    child = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[-1]
-    os.kill(int(child), getattr(__import__("signal"), f"SIG{name}"))
+    os.kill(terminal.process(), getattr(signal, f"SIG{name}"))
     assert f"status {status}" in terminal.wait_restored()
 
 

@@ -9,7 +9,9 @@ from prompt_toolkit.keys import Keys
 
 from avmm.devices.keys import KEYS, typable
 from avmm_console.images import kind_of
-from avmm_console.keys import COMMANDS, HELP, Chord, Command, Event, KeyRouter, Text, chord
+from avmm_console.keymenu import KeyMenu
+from avmm_console.keys import COMMANDS, HELP, Chord, Command, Event, KeyRouter, Text, chord, parse_prefix
+from avmm_console.mouse import MouseTracker, Moved
 from avmm_console.steps import unescape
 
 
@@ -47,8 +49,56 @@ def test_the_prefix_takes_the_next_key() -> None:
     assert feed(router, "x") == [Command("quit", "x")]
     assert feed(router, "x") == [Text("x")]
     assert feed(router, "c-a", "c-a") == [Chord(("ctrl", "a"), "")]
-    assert feed(router, "c-a", "z") == [Command("", "z")]
-    assert {key for key, _ in HELP} - {"Ctrl-a"} <= set(COMMANDS)
+    assert feed(router, "c-a", "ä") == [Command("", "ä")]
+    named = {"Space": " ", "Delete": "delete", "Esc": "escape", "1-9": "1"}
+    assert {named.get(key, key) for keys, _ in HELP for key in keys.split()} <= set(COMMANDS)
+
+
+def test_another_prefix() -> None:
+    router = KeyRouter(parse_prefix("Ctrl-b"))
+    assert feed(router, "c-a") == [Chord(("ctrl", "a"), "")]
+    assert feed(router, "c-b", "x") == [Command("quit", "x")]
+    assert feed(router, "c-b", "a") == [Chord(("ctrl", "b"), "\x02")]
+    assert [parse_prefix(name) for name in ("^t", "C-]", "o")] == ["c-t", "c-]", "c-o"]
+    for nonsense in ("", "F1", "Ctrl-m", "C-i", "Ctrl-1", "ä"):
+        with pytest.raises(ValueError, match="cannot be a prefix"):
+            parse_prefix(nonsense)
+
+
+def test_the_key_menu_reaches_every_key() -> None:
+    pressed: list[tuple[str, ...]] = []
+    for name in KEYS:
+        menu = KeyMenu(pressed.append)
+        for letter in name:
+            assert menu.take(Text(letter), 20)
+        assert not menu.take(Chord(("ret",), ""), 20)
+    assert pressed == [(name,) for name in KEYS]
+    menu = KeyMenu(pressed.append)
+    for key in ("ctrl", " ", "alt", " ", "dele", "ret"):
+        for event in [Chord((key,), "")] if key == "ret" else [Text(letter) for letter in key]:
+            menu.take(event, 20)
+    assert pressed[-1] == ("ctrl", "alt", "delete")
+    assert "held: shift" in hold(KeyMenu(pressed.append)).text(100, 10)
+    assert not KeyMenu(pressed.append).take(Chord(("esc",), ""), 20)
+
+
+def hold(menu: KeyMenu) -> KeyMenu:
+    for letter in "shift ":
+        menu.take(Text(letter), 20)
+    return menu
+
+
+def test_the_terminals_mouse_moves_the_guests() -> None:
+    tracker = MouseTracker()
+    reports = ["\x1b[<35;10;5M", "\x1b[<35;12;4M", "\x1b[<0;12;4M", "\x1b[<32;11;4M", "\x1b[<2;11;4M", "\x1b[<0;11;4m", "\x1b[<64;11;4M", "\x1b[<65;11;4M"]
+    moves = [tracker.report(report, (8, 16)) for report in reports]
+    assert moves == [
+        Moved(0, 0, 0, 0), Moved(16, -16, 0, 0), Moved(0, 0, 0, 1), Moved(-8, 0, 0, 1), Moved(0, 0, 0, 3), Moved(0, 0, 0, 2),
+        Moved(0, 0, 1, 2), Moved(0, 0, -1, 2),
+    ]  # fmt: skip
+    assert tracker.report("\x1b[M !!", (8, 16)) is None
+    tracker.forget()
+    assert tracker.report("\x1b[<35;80;25M", (8, 16)) == Moved(0, 0, 0, 0)
 
 
 def test_escape_and_a_key_at_once_are_alt() -> None:

@@ -86,7 +86,7 @@ async def test_a_console_attaches_sees_types_and_leaves(tmp_path: Path) -> None:
             await seat.type("ello, World!")
             await seat.press(("shift", "a"))
             await watcher.until(lambda: "ready> Hello, World!A" in watcher.text)
-            assert seat.picture == look(here.vm.screen.vga)
+            assert seat.picture == look(here.vm.screen)
             assert seat.facts is not None
             assert (seat.facts.state, seat.facts.clock) == ("running", "real")
             assert [(disk.name, disk.mode) for disk in seat.facts.disks] == [("disk0", "emulated")]
@@ -143,7 +143,7 @@ async def test_a_console_that_stops_reading_gets_the_latest_picture_and_holds_no
         count, last = 0, None
         picture = None
         async with asyncio.timeout(PATIENCE):
-            while last != look(here.vm.screen.vga):
+            while last != look(here.vm.screen):
                 found = await wire.read(reader, wire.TO_CLIENT_LIMIT)
                 assert found is not None
                 if found[0] is Kind.TEXT:

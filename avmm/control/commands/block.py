@@ -9,8 +9,10 @@ from avmm.control.qmp import QmpError
 from avmm.control.vm import Vm
 from avmm.devices.ata.channel import AtaChannel
 from avmm.devices.ata.drive import AtapiCdrom
+from avmm.devices.block import BlockError
 from avmm.host.backing import ImageError
 from avmm.host.virtualization_driver import Disk
+from avmm.hypervisor.partition import RunState
 
 TABLE = Table()
 CDROM = "cdrom"
@@ -121,6 +123,23 @@ async def change_cd(vm: Vm, name: str, filename: str, force: bool) -> None:
     drive.insert(disk)
     machine.names.remove(old)
     await machine.service.close_disk(old)
+
+
+@TABLE.command("x-avmm-commit")
+async def _commit(call: Call) -> object:
+    """Flush all drives, and write what overlays hold into their images; the machine stands still meanwhile."""
+    vm = call.running
+    going = vm.state is RunState.RUNNING
+    if going:
+        await vm.pause()
+    try:
+        written = {name: await disk.file.commit() for name, disk in drives(vm).items() if not disk.read_only}
+    except (ImageError, BlockError) as error:
+        raise QmpError(str(error)) from None
+    finally:
+        if going:
+            await vm.resume()
+    return {"drives": [{"device": name, "sectors": sectors} for name, sectors in written.items()]}
 
 
 def _removable(vm: Vm, name: str) -> AtapiCdrom:

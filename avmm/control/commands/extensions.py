@@ -84,6 +84,25 @@ async def _trace(call: Call) -> object:
     }
 
 
+@TABLE.command("x-avmm-inspect", device=Arg(str))
+async def _inspect(call: Call) -> object:
+    """Return where a device lives, what it answers to, and its registers."""
+    partition = call.vm.partition
+    device = partition.devices.get(call["device"])
+    if device is None:
+        raise QmpError(f"there is no device {call['device']!r}: choose of {', '.join(sorted(partition.devices))}", "DeviceNotFound")
+    try:
+        state = jsonable(device.save())
+    except NotImplementedError:
+        state = {}
+    return {
+        "device": device.name, "place": partition.placement.get(device.name, ""), "model": type(device).__qualname__,
+        "ports": " ".join(f"{span.first:x}-{span.first + span.count - 1:x}" for span in device.ports),
+        "memory": " ".join(f"{span.first:x}-{span.first + span.size - 1:x}" for span in device.memory),
+        **({"state": state} if isinstance(state, dict) else {}),
+    }  # fmt: skip
+
+
 @TABLE.command("x-avmm-install", device=Arg(str), image=Arg(str, "builtin"), sha256=Arg(str, ""))
 async def _install(call: Call) -> object:
     return await _move(call, call.running.install(call["device"], call["image"], call["sha256"]))

@@ -37,6 +37,20 @@ async def run(call: Call, line: str) -> str:
     return text.replace("\n", "\r\n") + "\r\n" if text else ""
 
 
+def usages() -> dict[str, tuple[str, str]]:
+    """Return for each command how it is used and what it does."""
+    found = {}
+    for name, (_, text) in _COMMANDS.items():
+        usage, _, what = text.partition("--")
+        found[name] = usage.strip(), what.strip()
+    return found
+
+
+def subjects() -> list[str]:
+    """Return what ``info`` can tell about."""
+    return list(_INFO)
+
+
 def _plain(name: str) -> Handler:
     """Return the handler that is the QMP command without arguments."""
 
@@ -228,10 +242,10 @@ async def _xp(call: Call, words: list[str]) -> str:
 
 _COMMANDS: dict[str, tuple[Handler, str]] = {
     "help": (_help, ""),
-    "info": (_info, "SUBJECT"),
+    "info": (_info, "SUBJECT -- registers, block, irq, mtree, placement ..."),
     "x": (_x, "/FORMAT ADDRESS -- dump linear memory"),
     "xp": (_xp, "/FORMAT ADDRESS -- dump physical memory"),
-    "sendkey": (_sendkey, "KEY-KEY... [HOLD-MS]"),
+    "sendkey": (_sendkey, "KEY-KEY... [HOLD-MS] -- press keys together"),
     "screendump": (_screendump, "FILE"),
     "eject": (_eject, "[-f] DRIVE"),
     "change": (_change, "DRIVE FILE"),

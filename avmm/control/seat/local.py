@@ -51,7 +51,7 @@ class LocalSeat:
         self.facts: Facts | None = None
         self._viewers: list[Viewer] = []
         self._observer = Observer(vm)
-        self._generation = -1
+        self._generation: tuple[bool, int] | None = None
         self._beeps = vm.machine.speaker.beeps
         self._poke = asyncio.Event()
         self._hurried_until = 0.0
@@ -125,10 +125,10 @@ class LocalSeat:
                 pass  # nobody is in a hurry
 
     def _see(self, now: float) -> None:
-        vga, speaker = self.vm.screen.vga, self.vm.machine.speaker
-        if (generation := vga.generation) != self._generation:
+        screen, speaker = self.vm.screen, self.vm.machine.speaker
+        if (generation := screen.generation) != self._generation:
             self._generation = generation
-            self.picture = look(vga)
+            self.picture = look(screen)
             for viewer in list(self._viewers):
                 viewer.picture_changed()
         if now - self._facts_at >= FACTS:

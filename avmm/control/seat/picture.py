@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from avmm.control.screen import Screen
 from avmm.devices.vga.render import decode
 from avmm.devices.vga.vga import Vga
 
@@ -63,10 +64,11 @@ class PixelPicture:
 Picture = TextPicture | PixelPicture
 
 
-def look(vga: Vga) -> Picture:
-    """Return what an adapter shows now."""
-    if vga.mode() != "text":
-        width, height, rgb = vga.pixels()
+def look(screen: Screen) -> Picture:
+    """Return what a screen shows now."""
+    vga = screen.display
+    if not isinstance(vga, Vga) or vga.mode() != "text":
+        width, height, rgb = screen.pixels()
         return PixelPicture(width, height, rgb, (width, height))
     columns, rows = vga.size
     row, column, visible, _, _ = vga.cursor()
