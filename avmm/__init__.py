@@ -3,6 +3,7 @@
 from avmm.boot.errors import BootError
 from avmm.control.config import ConfigError, Disk, VmConfig
 from avmm.control.host import Host
+from avmm.control.mode import ModeError
 from avmm.control.snapshot import Snapshot, SnapshotError
 from avmm.control.vm import Vm
 from avmm.control.watch import MachineEnded, WaitTimeout
@@ -25,6 +26,7 @@ __all__ = [
     "InstallError",
     "InstallReport",
     "MachineEnded",
+    "ModeError",
     "ProcessorError",
     "RunState",
     "ScriptCpu",

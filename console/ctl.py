@@ -17,6 +17,7 @@ from rich.table import Table
 
 import avmm
 from avmm.control.client import QmpClient
+from avmm.control.mode import MODES
 from avmm.control.qmp import QmpError
 from avmm.control.sockets import SUFFIX, runtime_folder
 
@@ -165,6 +166,15 @@ def install(ctx: click.Context, vm: str, device: str, image: str, sha256: str) -
 def uninstall(ctx: click.Context, vm: str, device: str, to: str) -> None:
     """Put a device model outside, to the service OS."""
     _answer(ctx, vm, "x-avmm-uninstall", _show_move, device=device, to=to)
+
+
+@ctl.command("mode")
+@click.argument("vm")
+@click.argument("mode", type=click.Choice(MODES))
+@click.pass_context
+def mode(ctx: click.Context, vm: str, mode: str) -> None:
+    """Have the built-in guest reach its disk another way, in the midst of its work."""
+    _answer(ctx, vm, "x-avmm-mode", lambda result: click.echo(result["mode"]), mode=mode)
 
 
 def _show_move(result: dict[str, Any]) -> None:

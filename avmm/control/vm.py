@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from avmm.control import snapshot as snapshots
+from avmm.control import mode
 from avmm.control.config import Disk, VmConfig
 from avmm.control.hotplug import HotPlug
 from avmm.control.keyboard import Keyboard, Mouse
@@ -181,6 +182,18 @@ class Vm:
     async def detach_disk(self, lun: int) -> None:
         """Pull a disk out of the SCSI controller; raises ConfigError when there is none at ``lun``."""
         await self._hot_plug.detach(lun)
+
+    @property
+    def mode(self) -> str | None:
+        """How the built-in guest reaches its disk: ``emulated``, ``enlightened`` or ``shunt-only``; None where no guest tells."""
+        return mode.current(self.machine.mode_port)
+
+    async def set_mode(self, wanted: str, timeout: float = 10) -> str:
+        """Have the built-in guest reach its disk another way, also in the midst of its work, and return when it does.
+
+        ``timeout`` in seconds of machine time. Raises ModeError in one sentence when the guest stays as it is.
+        """
+        return await mode.set_mode(self.partition, self.machine.mode_port, wanted, timeout)
 
     async def power_button(self) -> None:
         """Press the power button: an ACPI event for the guest, which may shut down."""

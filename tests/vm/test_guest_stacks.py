@@ -141,6 +141,58 @@ async def test_m8_a_program_sees_one_disk(image: Path) -> None:
         assert await say(vm, "disk dma") == "This machine has no bus-master DMA.\n", "nor is the hidden disk to be had this way"
 
 
+async def test_m6_the_host_tells_the_mode(image: Path) -> None:
+    async with booted(image) as vm:
+        assert vm.mode == "emulated"
+        for mode in (*MODES[1:], *MODES, *MODES[::-1]):
+            assert await vm.set_mode(mode) == mode
+            assert vm.mode == mode
+            assert await say(vm, "mode") == f"mode: {mode}\n"
+            ports, requests = ata(vm), scsi(vm)
+            assert "as written" in await say(vm, "sum pattern.txt")
+            assert (ata(vm) > ports, scsi(vm) > requests) == (mode == "emulated", mode != "emulated")
+        await switch(vm, "shunt-only")
+        assert vm.mode == "shunt-only", "it tells of its own switches, too"
+        with pytest.raises(avmm.ModeError, match="no mode 'fast': choose emulated, enlightened, shunt-only"):
+            await vm.set_mode("fast")
+        await vm.pause()
+        with pytest.raises(avmm.ModeError, match="paused: only a running guest"):
+            await vm.set_mode("emulated")
+        await vm.resume()
+        await vm.reset()
+        await vm.wait_until(lambda: vm.mode is None)
+        with pytest.raises(avmm.ModeError, match="nobody in the guest listens"):
+            await vm.set_mode("enlightened")
+
+
+async def test_m10_the_host_hears_why_a_guest_stays_as_it_is(image: Path) -> None:
+    async with booted(image, hyperv_disks=False) as vm:
+        with pytest.raises(avmm.ModeError, match="the guest stays emulated: the host offers no disk controller on VMBus"):
+            await vm.set_mode("enlightened")
+        assert "as written" in await say(vm, "sum pattern.txt")
+    async with booted(image, hyperv=False) as vm:
+        assert vm.mode is None
+        with pytest.raises(avmm.ModeError, match="hyperv = true"):
+            await vm.set_mode("enlightened")
+
+
+async def test_the_host_switches_while_a_file_is_written_and_loses_nothing(large: Path) -> None:
+    async with booted(large) as vm:
+        ports, requests, switches = ata(vm), scsi(vm), 0
+        vm.serial.write("copy big copied\n")
+        while vm.serial.take("\nok> ") is None:
+            switches += 1
+            await vm.set_mode(MODES[switches % 3])
+        assert switches > 4
+        assert ata(vm) > ports
+        assert scsi(vm) > requests
+        assert "as written" in await say(vm, "sum copied")
+        vm.serial.write("halt\n")
+        assert await vm.wait_off() == "the guest entered ACPI S5"
+    files = files_in(large)
+    assert files["copied"] == files["big"]
+
+
 @pytest.mark.parametrize("first", range(3))
 async def test_switching_while_a_file_is_written_loses_nothing(large: Path, first: int) -> None:
     async with booted(large) as vm:

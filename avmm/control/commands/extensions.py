@@ -1,6 +1,6 @@
 """QMP commands that QEMU has not: run-time installation, statistics, the trace, the list of machines.
 
-``x-avmm-virtualize``, ``x-avmm-devirtualize`` and ``x-avmm-mode`` are there when the machine can do it.
+``x-avmm-virtualize`` and ``x-avmm-devirtualize`` are there when the machine can do it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from avmm.control.commands.command import Arg, Call, Table
 from avmm.control.commands.machine import STATUS
+from avmm.control.mode import ModeError
 from avmm.control.qmp import QmpError
 from avmm.control.vm import Vm
 from avmm.hypervisor.image import DeviceImageError
@@ -135,7 +136,12 @@ async def _devirtualize(call: Call) -> object:
 
 @TABLE.command("x-avmm-mode", mode=Arg(str))
 async def _mode(call: Call) -> object:
-    return await _optional(call, "set_mode", call["mode"])
+    try:
+        mode = await call.running.set_mode(call["mode"])
+    except ModeError as error:
+        raise QmpError(str(error)) from None
+    call.target.announce(call.vm, "X_AVMM_MODE", mode=mode)
+    return {"mode": mode}
 
 
 async def _optional(call: Call, method: str, *arguments: str) -> object:

@@ -92,6 +92,14 @@ async def _change(call: Call, words: list[str]) -> str:
     return ""
 
 
+async def _mode(call: Call, words: list[str]) -> str:
+    if len(words) > 1:
+        raise QmpError("mode [emulated|enlightened|shunt-only]")
+    if words:
+        await call.target.execute("x-avmm-mode", {"mode": words[0], **({} if call.target.vm is not None else {"vm": call.vm.name})})
+    return f"mode: {call.vm.mode or 'nobody tells'}"
+
+
 async def _help(call: Call, words: list[str]) -> str:
     return "\n".join(f"{name} {what}".strip() for name, (_, what) in sorted(_COMMANDS.items()))
 
@@ -249,6 +257,7 @@ _COMMANDS: dict[str, tuple[Handler, str]] = {
     "screendump": (_screendump, "FILE"),
     "eject": (_eject, "[-f] DRIVE"),
     "change": (_change, "DRIVE FILE"),
+    "mode": (_mode, "[MODE] -- how the built-in guest reaches its disk"),
     **{name: (_plain(name), "") for name in ("stop", "cont", "system_reset", "system_powerdown", "quit")},
 }
 _COMMANDS["c"] = _COMMANDS["cont"]

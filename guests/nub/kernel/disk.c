@@ -136,7 +136,7 @@ static int perform(struct disk *disk, enum disk_operation operation, uint32_t lb
                                    .done = wake, .context = (void *)&done};
     bool on;
 
-    (void)mode_poll(); /* between two requests is where a mode asked for at a key takes effect */
+    (void)mode_poll(); /* between two requests is where a mode asked for meanwhile takes effect */
     on = irq_save();
     disk_submit(disk, &request);
     while (!done)

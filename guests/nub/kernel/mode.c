@@ -1,23 +1,41 @@
 /* The mode switch: drains what is in flight, starts or stops the enlightened side, tells the shunt, lets requests go on.
 
    A program that writes a file meanwhile notices nothing: its next request waits in the class driver and takes the new way.
-   Invariant: when starting the enlightened side fails, everything is as before. */
+   Who wants a switch: a program, a key, or the host, by a port that reads what it wants (anything else where there is none) and
+   is told how each switch ended. Invariant: when starting the enlightened side fails, everything is as before. */
 #include "mode.h"
+#include "cpu.h"
 #include "disk.h"
+#include "io.h"
 #include "shunt.h"
 #include "storvsc.h"
+
+enum { HOST_PORT = 0x5F0, HOST_LINE = 10 };
 
 static enum disk_mode mode = MODE_EMULATED;
 static volatile int wanted = -1;
 static bool switching;
 
+static void tell_host(int error) { outw(HOST_PORT, (uint16_t)(mode | (uint32_t)-error << 8)); }
+
+static void on_host(void)
+{
+    uint8_t next = inb(HOST_PORT);
+
+    if (next < MODE_ASK)
+        mode_request(next);
+}
+
 int mode_init(void)
 {
     int error = disk_attach(&emulating_disk, &ata_port);
 
-    if (!error)
-        shunt_init();
-    return error;
+    if (error)
+        return error;
+    shunt_init();
+    irq_install(HOST_LINE, on_host);
+    tell_host(0);
+    return 0;
 }
 
 enum disk_mode mode_current(void) { return mode; }
@@ -52,6 +70,7 @@ int mode_set(uint32_t next)
     error = switch_to(next);
     disk_release();
     switching = false;
+    tell_host(error);
     return error;
 }
 
