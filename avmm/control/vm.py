@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from avmm.control import snapshot as snapshots
 from avmm.control import mode
+from avmm.control import snapshot as snapshots
 from avmm.control.config import Disk, VmConfig
 from avmm.control.hotplug import HotPlug
 from avmm.control.keyboard import Keyboard, Mouse

@@ -286,12 +286,13 @@ class SyntheticVideo(Device):
     # -- saved state
 
     def save(self) -> State:
-        return State(self.location, self.situation, self._pointer, self.pointer_at, bytes(self.vram), self._accepted)
+        vram = bytes(self.vram) if self.location is not None else b""  # nobody sees it before there is a place for it
+        return State(self.location, self.situation, self._pointer, self.pointer_at, vram, self._accepted)
 
     def restore(self, state: Any) -> None:
-        if not isinstance(state, State) or state.version != 1 or len(state.vram) != SIZE:
+        if not isinstance(state, State) or state.version != 1 or len(state.vram) not in (0, SIZE):
             raise ValueError("not a saved state of this monitor")
-        self.vram[:] = state.vram
+        self.vram[:] = state.vram or bytes(SIZE)
         self.location, self.situation, self._accepted = state.location, state.situation, state.accepted
         self._pointer, self.pointer_at = state.pointer, state.pointer_at
         self._map(self.location if self.location is not None and self._in_window(self.location) else None)

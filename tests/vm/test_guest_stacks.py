@@ -209,7 +209,7 @@ async def test_switching_while_a_file_is_written_loses_nothing(large: Path, firs
         assert scsi(vm) > requests
         diverted, passed = map(int, re.findall(r"(?:diverted|passed on) (\d+)", await say(vm, "shunt status")))
         assert diverted > 4
-        assert passed > 8
+        assert passed > 4
         assert "as written" in await say(vm, "sum copied")
         vm.serial.write("halt\n")
         assert await vm.wait_off() == "the guest entered ACPI S5"
