@@ -19,6 +19,8 @@ from avmm.control.machine import Machine
 from avmm.control.parts import Chips
 from avmm.control.physical import PhysicalDevices
 from avmm.control.physical.ata import Ordinary, PhysicalChannel, make_channels, plug_channels
+from avmm.control.physical.frame import PhysicalFrameDevice
+from avmm.control.physical.serial import PhysicalSerial
 from avmm.control.placement import OUTSIDE_BY_DEFAULT, add_outside, places
 from avmm.control.startup import start_with
 from avmm.cpu.engine import Callbacks, Processor
@@ -163,12 +165,15 @@ def _build(  # noqa: PLR0917 - once, from assemble
     rtc = Rtc(slot(), epoch, config.memory_bytes, floppies=[drive.floppy_type for drive in drives if drive.floppy])
     rtc.set_disks([(disk.geometry.cylinders, disk.geometry.heads, disk.geometry.sectors) for disk in drives if disk.fixed])
     rtc.set_boot_order([BOOT_GROUPS[letter] for letter in _boot_letters(config)])
-    vga, keyboard, uart, power = Vga(slot()), I8042(slot()), Uart(slot()), AcpiPower(slot())
+    physical = PhysicalDevices(partition)
+    uart = physical.add(PhysicalSerial(partition)).uart if "com1" in config.physical else Uart(slot())
+    if "frame0" in config.physical:
+        physical.add(PhysicalFrameDevice(partition))
+    vga, keyboard, power = Vga(slot()), I8042(slot()), AcpiPower(slot())
     debug, port_e9 = DebugConsole(slot()), DebugConsole(slot(), 0xE9)
     port_e9.name = "debug-e9"
     speaker = Speaker(slot(), pit)
     cables = _drive_places(disks, cdrom)
-    physical = PhysicalDevices(partition)
     real_channels: list[PhysicalChannel] = []
     if {"ata0", "ata1"} & set(config.physical):
         channels, real_channels = make_channels(partition, cables, set(config.physical))
@@ -181,16 +186,19 @@ def _build(  # noqa: PLR0917 - once, from assemble
     pci = PciHost(slot(), [*functions, hyperv_video()] if config.hyperv else functions)
 
     machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, physical, [*disks, *floppies])
-    parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, uart, power, debug, port_e9, PostCode(slot()), speaker]
+    parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, power, debug, port_e9, PostCode(slot()), speaker]
+    parts += [] if "com1" in config.physical else [uart]
+    for device in physical.devices.values():
+        device.plug()
     if real_channels:
         plug_channels(partition, channels, real_channels, bus_master)
     else:
         parts += [*channels, bus_master]
-    for real in real_channels:
-        physical.add(real)
+    for channel in real_channels:
+        physical.add(channel)
     parts += [pci, *(image(slot()) for image in _own_devices(config))]
-    for device in parts:
-        _plug(partition, service, config, device)
+    for part in parts:
+        _plug(partition, service, config, part)
     if config.hyperv:
         _enlighten(machine, lapic, disks if config.hyperv_disks else None, config.resolution_pixels)
     vga.reset()  # maps its memory

@@ -19,6 +19,7 @@ MEMORY_LIMIT = 3 << 30  # RAM ends below the PCI hole
 
 Clock = Literal["real", "virtual"]
 Mode = Literal["rw", "ro", "overlay"]
+PHYSICAL = ("ata0", "ata1", "com1", "frame0")
 _UNITS = {"": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30}
 
 
@@ -73,7 +74,8 @@ class VmConfig:
     devices: tuple[type[Device] | str, ...] | list[type[Device] | str] = ()
     """Devices of your own: classes, or names of entry points of the group ``avmm.devices``."""
     physical: tuple[str, ...] | list[str] = ()
-    """Devices that stand for real hardware and are the guest's own until ``vm.virtualize``: ``ata0``, ``ata1``."""
+    """Devices that stand for real hardware and are the guest's own until ``vm.virtualize``: ``ata0``, ``ata1``, ``com1``, and ``frame0``, a
+    memory-mapped frame device that a machine has only then."""
     auto_placement: bool = False
     """Whether device models that are touched often are installed in the hypervisor by themselves."""
     acpi: bool = True
@@ -111,9 +113,12 @@ class VmConfig:
             raise ConfigError("a kernel command line needs a kernel: give --kernel as well")
         if len(self.disks) > 4 or (len(self.disks) > 3 and self.cdrom is not None):
             raise ConfigError("an IDE controller takes four drives, CD-ROM included")
-        unknown = sorted(set(self.physical) - {"ata0", "ata1"})
+        unknown = sorted(set(self.physical) - set(PHYSICAL))
         if unknown:
-            raise ConfigError(f"{unknown[0]} cannot be a physical device: choose ata0 or ata1")
+            raise ConfigError(f"{unknown[0]} cannot be a physical device: choose {', '.join(PHYSICAL)}")
+        placed = sorted(set(self.physical) & set(self.placement))
+        if placed:
+            raise ConfigError(f"{placed[0]} is physical: it has no device model that could be placed")
         if len(self.floppies) > 2:
             raise ConfigError("a PC takes two floppies")
         if self.floppies and self.bios != "builtin":

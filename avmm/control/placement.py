@@ -80,7 +80,7 @@ class MachineSite:
     def probe(self, device: str, wanted: str) -> str:
         live = self.partition.devices[device]
         if not isinstance(live.board, Slot):
-            raise Refused("it is firmware, which is not a device model that can be moved")
+            raise Refused("it is no device model that can be moved, but firmware or a physical device")
         there = places(self.machine.service)
         if wanted not in there:
             raise Refused(f"there is no place called {wanted}: choose {' or '.join(there)}")

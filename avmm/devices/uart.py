@@ -257,7 +257,7 @@ class Uart(Device):
         return status
 
     def _read_lsr(self) -> int:
-        if not self._rx and not self._overrun and self._shifting is None:
+        if not self._rx and not self._overrun and self._shifting is None and not self._tx:
             return THRE | TEMT  # the common case: a console polls this before every byte
         status = self._lsr()
         if status & _ERRORS:

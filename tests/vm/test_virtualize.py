@@ -139,7 +139,7 @@ async def test_what_is_refused(tmp_path: Path) -> None:
             await vm.interpose("ata0", "trace", path=tmp_path / "trace")
         with pytest.raises(avmm.ConfigError, match="no disk"):
             await host.create_vm(avmm.VmConfig(name="b", memory="1M", physical=("ata0",)))
-        with pytest.raises(avmm.ConfigError, match="ata0 or ata1"):
+        with pytest.raises(avmm.ConfigError, match="choose ata0, ata1, com1, frame0"):
             avmm.VmConfig(physical=("pit",))
         first = asyncio.create_task(vm.virtualize("ata0", patience=5.0))
         await vm.sleep(0.001)

@@ -9,7 +9,7 @@ The invariant: one switch of a device at a time; a call returns a report, or rai
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TypeVar
 
 from avmm.clock import MILLISECOND, SECOND
 from avmm.control.physical.ata import PhysicalChannel
@@ -20,6 +20,7 @@ from avmm.interpose.front import Way
 from avmm.interpose.interposers import Interposer, SharedDisk
 from avmm.interpose.switch import Plan, Step, Switch, SwitchReport
 
+D = TypeVar("D", bound=PhysicalDevice)
 EAGER = 20 * MILLISECOND
 """How long a switch in the middle of a sequence waits for the guest to begin one."""
 
@@ -35,9 +36,10 @@ class PhysicalDevices:
         self.partition = partition
         self.devices: dict[str, PhysicalDevice] = {}
 
-    def add(self, device: PhysicalDevice) -> None:
-        """Add one."""
+    def add(self, device: D) -> D:
+        """Add one, and return it."""
         self.devices[device.name] = device
+        return device
 
     def refresh(self) -> None:
         """The bus master's ports have moved."""

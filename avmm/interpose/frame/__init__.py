@@ -1,0 +1,1 @@
+"""The frame device as one that can be virtualized."""

@@ -1,0 +1,1 @@
+"""The serial port as one that can be virtualized."""
