@@ -7,7 +7,7 @@ accesses, for interrupt acknowledge and for the few instructions that a hypervis
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,7 @@ class Exit(enum.IntEnum):
     SHUTDOWN = 2  # triple fault
     STOPPED = 3  # Processor.stop() was called
     ERROR = 4  # the processor itself gave up: Processor.failure says why
+    DEBUG = 5  # its debug unit was told to stop it here: DebugUnit.cause says why
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,24 @@ class ProcessorState(Protocol):
         """The version of its format."""
 
 
+class Cause(enum.IntEnum):
+    """Why a debug unit stopped its processor."""
+
+    STEP = 0
+    BREAKPOINT = 1
+    WATCHPOINT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Guest-physical bytes, and the kinds of access to them that stop the processor behind the instruction that makes one."""
+
+    address: int
+    length: int
+    read: bool = False
+    write: bool = True
+
+
 class ProcessorError(Exception):
     """The processor cannot go on, or cannot be made; one sentence says why."""
 
@@ -102,12 +121,46 @@ class Callbacks:
     """VMMCALL: takes its arguments from the registers and puts its result there; False, or None instead of it, for #UD."""
 
 
+class DebugUnit(Protocol):
+    """What a debugger needs of a processor. All of it is called between two runs; none of it can be seen by the guest.
+
+    A run that the unit ends with ``Exit.DEBUG`` may end in the middle of a slice and of a block: go on with :meth:`resume`.
+    In virtual time a machine that was stopped and stepped, as often as one likes, stays identical to one that was not.
+    """
+
+    def resume(self) -> Exit:
+        """Go on with what was left of the slice when ``Exit.DEBUG`` ended it. A breakpoint here does not stop it at once."""
+
+    def step(self, inside: range = range(0), *, interrupts: bool = False) -> None:
+        """Stop again behind the next instruction, or behind the first that leaves the linear addresses ``inside``.
+
+        An exception or INT n stops at its handler's first instruction, a REP once an element. The handler of an interrupt that comes
+        first runs unseen, or with ``interrupts`` stops at its first instruction too.
+        """
+
+    def forget_step(self) -> None:
+        """Do not stop because of the last :meth:`step`."""
+
+    def set_breakpoints(self, addresses: Iterable[int]) -> None:
+        """Stop before each instruction at one of these linear addresses, and at no others."""
+
+    def set_watchpoints(self, watches: Sequence[Watch]) -> None:
+        """Watch these bytes, and no others. The guest runs an instruction at a time meanwhile. ValueError when they are too many."""
+
+    def cause(self) -> tuple[Cause, int]:
+        """Return why the last ``Exit.DEBUG`` was, and for WATCHPOINT which of the watches it was."""
+
+
 class Processor(Protocol):
     """One virtual CPU. All of it is called from one thread; nothing but :meth:`stop`, :meth:`kick` and :meth:`interrupt` while it runs."""
 
     callbacks: Callbacks
     failure: str
     """Why the last run ended with ``Exit.ERROR``, one sentence."""
+
+    @property
+    def debug(self) -> DebugUnit | None:
+        """What a debugger needs of it; None when this kind of processor has none."""
 
     executed: Callable[[], int]
     """Returns :attr:`units` the fastest way there is; replaced by each :meth:`reset`."""

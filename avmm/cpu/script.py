@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
+from avmm.cpu.engine import Callbacks, CpuState, DebugUnit, Exit, ProcessorError, ProcessorState, Segment
 
 OPERATION_UNITS = 100  # ns of virtual time an operation takes: about a port access, so that polling a device gets somewhere
 RFLAGS_IF = 0x200
@@ -116,6 +116,7 @@ class ScriptProcessor:
     def __init__(self, callbacks: Callbacks, guest: Guest) -> None:
         self.callbacks = callbacks
         self.failure = ""
+        self.debug: DebugUnit | None = None
         self.units = 0
         self.rflags = 2
         self.handlers: dict[int, Handler] = {}

@@ -125,7 +125,7 @@ class Partition:
             self.clock.pause()  # machine time begins with the first instruction
         elif isinstance(self.clock, VirtualClock):
             self.clock.on_skip = self.processor.set_time_base
-        self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, slice_ns=slice_ns)
+        self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, self._debug_stop, slice_ns=slice_ns)
         self.memory = GuestMemory(self.ram.view, self.processor.invalidate)
         self.processor.map_ram(0, self.ram.view)
         self._work = Work(name, self.clock, self.vcpu.busy, self.fail)
@@ -267,10 +267,11 @@ class Partition:
 
     # -- life
 
-    async def power_on(self) -> None:
-        """Start the vCPU task. Returns at once; the machine runs until it is off."""
+    async def power_on(self, *, paused: bool = False) -> None:
+        """Start the vCPU task. Returns at once; the machine runs until it is off. ``paused``: not before :meth:`resume`."""
         if self._task is not None:
             raise RuntimeError(f"{self.name} is on already")
+        self._want_pause = paused
         self._boot()
         await self._go()
 
@@ -352,6 +353,14 @@ class Partition:
             self._do_reset()
         while self._want_pause and self._want_off is None:
             self.vcpu.wait(self._stand_still())
+
+    def _debug_stop(self) -> None:
+        """The debug unit has stopped the processor, between two instructions but not two slices: stand still as after :meth:`pause`."""
+        self._want_pause = True
+        while self._want_pause and self._want_off is None and self.failure is None:
+            self.vcpu.wait(self._stand_still())
+        if self._want_off is not None or self.failure is not None:
+            self._boundary()  # raises Stop
 
     async def at_boundary(self, action: Callable[[], T]) -> T:
         """Call ``action`` between two instructions, when no access is in progress, and return its result or raise what it raised.

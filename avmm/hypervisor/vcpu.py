@@ -46,6 +46,7 @@ class Vcpu:
     """One virtual CPU as an asyncio task.
 
     ``boundary()`` is called between slices; it may raise Stop or call :meth:`wait`. ``on_shutdown()`` after a triple fault.
+    ``on_debug()`` where the processor's debug unit stopped it, perhaps in the middle of a slice; it may do the same.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Vcpu:
         clock: Clock,
         boundary: Callable[[], None],
         on_shutdown: Callable[[], None],
+        on_debug: Callable[[], None] = lambda: None,
         *,
         slice_ns: int = MILLISECOND,
     ) -> None:
@@ -71,6 +73,7 @@ class Vcpu:
         """Its part of the thread beside other machines; None when nobody schedules."""
         self._boundary = boundary
         self._on_shutdown = on_shutdown
+        self._on_debug = on_debug
         self._parent: greenlet | None = None
         self._greenlet: greenlet | None = None
         self._sleeper: asyncio.Future[None] | None = None
@@ -213,6 +216,15 @@ class Vcpu:
             elif why is Exit.ERROR:
                 raise ProcessorFailure(self.processor.failure)
 
+    def _execute(self, budget: int, deadline: int | None) -> Exit:
+        """Run a slice to its end: where a debugger stops it is no boundary."""
+        why = self.processor.run(budget, deadline)
+        while why is Exit.DEBUG:
+            self._on_debug()
+            assert self.processor.debug is not None
+            why = self.processor.debug.resume()
+        return why
+
     def _real_slice(self) -> Exit:
         clock = self.clock
         assert isinstance(clock, WallClock)
@@ -221,7 +233,7 @@ class Vcpu:
         due = clock.next_due()
         if due is not None:
             deadline = min(deadline, due + clock.origin)
-        why = self.processor.run(QUANTUM, deadline)
+        why = self._execute(QUANTUM, deadline)
         self.slices += 1
         length = time.monotonic_ns() - begin
         self.longest_slice = max(self.longest_slice, length)
@@ -241,7 +253,7 @@ class Vcpu:
         due = self.clock.next_due()
         budget = self.slice_ns if due is None else max(1, min(self.slice_ns, due - now))
         before, outside = (time.monotonic_ns(), self.outside_ns) if self.share is not None else (0, 0)
-        why = self.processor.run(budget, None)
+        why = self._execute(budget, None)
         self.slices += 1
         units = self.processor.units
         if self.share is not None:

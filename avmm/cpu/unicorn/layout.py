@@ -31,6 +31,7 @@ NEEDED = "2.1.4"
 UC_CPU = 0x1B8  # uc->cpu
 UC_NO_EXIT_REQUEST = 0x7F2  # one byte: translate no exit check into loads and stores
 # from CPUState
+CPU_CFLAGS_NEXT_TB = 0x18
 CPU_INTERRUPT_REQUEST = 0x1C
 CPU_ICOUNT_HIGH = 0x8A42
 CPU_HALTED = 0x8198
@@ -58,7 +59,8 @@ FUNCTIONS = (
     "uc_emu_start", "uc_emu_stop", "uc_reg_read", "uc_hook_add", "uc_mmio_map", "uc_mem_map_ptr", "uc_mem_unmap",
     "uc_vmem_translate", "uc_vmem_read", "x86_cpu_do_interrupt_x86_64", "do_interrupt_x86_hardirq_x86_64",
     "raise_exception_err_ra_x86_64", "helper_check_iob_x86_64", "helper_check_iow_x86_64", "helper_check_iol_x86_64",
-    "qemu_ram_addr_from_host_x86_64", "tb_invalidate_phys_range_x86_64",
+    "qemu_ram_addr_from_host_x86_64", "tb_invalidate_phys_range_x86_64", "tb_flush_x86_64", "uc_hook_del",
+    "cpu_restore_state_x86_64", "cpu_loop_exit_noexc_x86_64",
 )  # fmt: skip
 INSTRUCTIONS = {
     "in": x86.UC_X86_INS_IN,
@@ -145,6 +147,7 @@ def native() -> Native:
         "interrupt_request": CPU_INTERRUPT_REQUEST,
         "icount_high": CPU_ICOUNT_HIGH,
         "halted": CPU_HALTED,
+        "cflags_next_tb": CPU_CFLAGS_NEXT_TB,
         "error_code": ENV_ERROR_CODE,
         "exception_is_int": ENV_IS_INT,
         "exception_next_eip": ENV_NEXT_EIP,
@@ -233,6 +236,14 @@ def _verify(library: ctypes.CDLL, interrupt_handler: int) -> None:
     before = i32(inside.cpu + CPU_HALTED)
     engine.emu_start(0x10002, 0)
     prove("halted", (before, i32(inside.cpu + CPU_HALTED)) == (0, 1))
+
+    blocks: list[int] = []
+    engine.hook_add(unicorn.UC_HOOK_BLOCK, lambda _uc, _address, size, _data: blocks.append(size))
+    engine.mem_write(0x10010, bytes.fromhex("9090f4"))  # nop; nop; hlt
+    next_block = ctypes.c_uint32.from_address(inside.cpu + CPU_CFLAGS_NEXT_TB)
+    idle, next_block.value = next_block.value, 1
+    engine.emu_start(0x10010, 0)
+    prove("instructions of the next block", (idle, next_block.value, blocks) == (0xFFFFFFFF, 0xFFFFFFFF, [1, 2]))
 
     ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(interrupt_handler)(inside.cpu, 0x100)
     prove("interrupt request", i32(inside.cpu + CPU_INTERRUPT_REQUEST) == 0x100)

@@ -23,6 +23,7 @@ from unicorn import x86_const as x86
 from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
 from avmm.cpu.unicorn import layout
 from avmm.cpu.unicorn._shim import Vcpu
+from avmm.cpu.unicorn.debug import UnicornDebugUnit
 
 CPU_MODEL_EPYC = 35  # the default model has no SVM
 PHYSICAL_BITS = 40  # what CPUID tells the guest; RAM and memory-mapped I/O lie below 1 << PHYSICAL_BITS
@@ -93,6 +94,7 @@ class UnicornProcessor:
         self._engine: unicorn.Uc | None = None
         self._vcpu: Vcpu | None = None
         self._entered = False
+        self.debug: UnicornDebugUnit = UnicornDebugUnit(self)
         self._units = 0
         self._rflags = 2
         self.reset(CpuState())
@@ -114,11 +116,18 @@ class UnicornProcessor:
         vcpu = self._vcpu
         if vcpu is None:
             raise ProcessorError("this processor is closed")
+        self.begin()
+        return self.ended(vcpu.run(budget, deadline))
+
+    def begin(self) -> None:
+        """Let the registers hold the guest's first state, which they do not after a reset before the first run."""
         if not self._entered:
-            self._enter(vcpu)
-        why = vcpu.run(budget, deadline)
+            self._enter(self.native_vcpu)
+
+    def ended(self, why: int) -> Exit:
+        """Return what the shim's reason to end a run means, after noting why the engine gave up if it did."""
         if why == Exit.ERROR:
-            self.failure = f"the processor gave up at rip {self.register('rip'):#x}: {_reason(vcpu.error)}"
+            self.failure = f"the processor gave up at rip {self.register('rip'):#x}: {_reason(self.native_vcpu.error)}"
         return _EXITS[why]
 
     def stop(self) -> None:
@@ -180,6 +189,7 @@ class UnicornProcessor:
         self._prepare(engine, state)
         self._cpuid_cache.clear()
         self._entered = False
+        self.debug.renew()
 
     def save(self, halted: bool = False) -> UnicornState:
         """Return the state. It is complete at a block boundary, the only place where a run ends: nothing is half-way there."""
@@ -392,6 +402,13 @@ class UnicornProcessor:
         selector, _, base, limit, flags = struct.unpack_from("<IIQII", self.inside.bytes, at)
         attributes = flags >> 8 & 0xFF | flags >> 12 & 0xF00
         return Segment(selector & 0xFFFF, base, limit, attributes | TSS_BUSY if name == "tr" else attributes)
+
+    @property
+    def native_vcpu(self) -> Vcpu:
+        """The shim's half."""
+        if self._vcpu is None:
+            raise ProcessorError("this processor is closed")
+        return self._vcpu
 
     def _uc(self) -> unicorn.Uc:
         if self._engine is None:

@@ -87,6 +87,7 @@ static void vm_exit(Vcpu *v, int code) {
 
 static void on_interrupt(void *uc, uint32_t number, Vcpu *v) {
     (void)uc;
+    if (number != 0x100 + EXIT_VINTR && v->debug.active) debug_exception(v);
     if (number < 0x100) {
         deliver(v, (int)number);
         return;
@@ -99,6 +100,7 @@ static void on_interrupt(void *uc, uint32_t number, Vcpu *v) {
         if (vector < 0x100) CPU32(v, layout.interrupt_request) &= ~CPU_INTERRUPT_VIRQ;
         if (vector < 0) return;
         v->n_interrupts++;
+        if (v->debug.active) debug_interrupt(v);
         vcpu_step(v, STEP_IRQ, (uint32_t)vector & 0xff, 0, 0);
         deliver_event(v, (int)vector & 0xff, true);
     } else if (code == EXIT_TRIPLE_FAULT) {
@@ -112,6 +114,7 @@ static bool on_invalid(void *uc, Vcpu *v) {
     (void)uc;
     uint8_t opcode;
     int before = prefixes(v, &opcode);
+    if (v->debug.active) debug_exception(v);
     if (opcode == OP_INT1) { /* Unicorn does not know it */
         ENV64(v, RIP) += (uint64_t)before + 1;
         v->n_exceptions++;
@@ -182,6 +185,7 @@ static uint32_t on_rdtsc(void *uc, Vcpu *v) {
 static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
     enum { LONGEST_STRING = 5 };
     if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
+    if (__builtin_expect(v->debug.active, 0) && debug_before_block(v, address, size)) return;
     if (__builtin_expect(v->left <= 0, 0)) {
         if (v->exact || v->why || monotonic_ns() >= v->deadline) {
             api.emu_stop(uc);
@@ -190,10 +194,11 @@ static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
         v->left += v->quantum;
         v->end += v->quantum;
     }
-    if (__builtin_expect(address == v->last_block && size <= LONGEST_STRING, 0)) string_bulk(v, address, size);
+    if (__builtin_expect(address == v->last_block && size <= LONGEST_STRING && !v->debug.active, 0)) string_bulk(v, address, size);
     v->last_block = address;
     v->left -= size;
     v->blocks++;
+    if (__builtin_expect(v->debug.active, 0)) debug_after_block(v, address, size);
 }
 
 /* Unicorn ends the process when a privilege change needs the TSS and the task register holds none (LTR of a null selector,

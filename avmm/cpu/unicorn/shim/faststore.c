@@ -8,6 +8,7 @@
  * Register an engine before its first guest instruction, unregister it before uc_close. */
 #define _GNU_SOURCE
 #include "tlb.h"
+#include "vcpu.h"
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
@@ -28,6 +29,7 @@ typedef struct {
     Ram rams[RAMS];
     int ram_count;
     unsigned backoff;
+    Vcpu *walker; /* the debugger goes through a block of it instruction by instruction */
 } Store;
 
 static Store **stores;
@@ -99,17 +101,21 @@ static void unprotect(void *uc, uint64_t ram_address) {
     if (code) *code = 0, s->backoff = 0;
 }
 /* no blocks at all */
-static void flush(void *cpu) {
-    stock_flush(cpu);
-    Store *s = find(cpu);
-    if (!s) return;
+void faststore_no_code(void *store) {
+    Store *s = store;
     for (int i = 0; i < s->ram_count; i++) memset(s->rams[i].has_code, 0, s->rams[i].size >> PAGE_BITS);
     s->backoff = 0;
 }
+static void flush(void *cpu) {
+    stock_flush(cpu);
+    Store *s = find(cpu);
+    if (s) faststore_no_code(s);
+}
 /* a slow store hit a page without blocks (entry older than the unprotect): sweep the TLB, unless sweeping was in vain lately */
 static void page_fast(void *uc, void *pages, uint64_t ram_address, int length, uintptr_t retaddr) {
-    stock_page_fast(uc, pages, ram_address, length, retaddr); /* may longjmp: then the page held code */
     Store *s = find(uc);
+    if (s && s->walker) debug_code_store(s->walker, map_ram_ptr(uc, NULL, ram_address), length, retaddr);
+    stock_page_fast(uc, pages, ram_address, length, retaddr); /* may longjmp: then the page held code */
     if (!s) return;
     if (s->backoff) {
         s->backoff--;
@@ -197,6 +203,7 @@ int faststore_install(void *library) {
     return 0;
 }
 
+void faststore_walk(void *store, Vcpu *walker) { ((Store *)store)->walker = walker; }
 void faststore_unregister(void *store) {
     Store *s = store;
     for (int i = 0; i < store_count; i++)

@@ -67,34 +67,40 @@ int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b
     return otherwise;
 }
 
-/* ---- methods */
-static PyObject *vcpu_run(Vcpu *v, PyObject *const *arguments, Py_ssize_t count) {
-    if (count != 2) return PyErr_Format(PyExc_TypeError, "run(budget, deadline)");
-    int64_t budget = PyLong_AsLongLong(arguments[0]), units = vcpu_units(v);
-    int64_t deadline = arguments[1] == Py_None ? 0 : PyLong_AsLongLong(arguments[1]);
-    if (PyErr_Occurred()) return NULL;
-    if (v->running) return PyErr_Format(PyExc_RuntimeError, "this vCPU is running already");
-    if (!v->uc) return PyErr_Format(PyExc_RuntimeError, "this vCPU is closed");
-    if (v->halted) { /* the last run was stopped in the block of a HLT: the guest has not been told to go on yet */
-        v->halted = false;
-        return PyLong_FromLong(EXIT_HALT);
+void vcpu_drive(Vcpu *v, bool pending) {
+    enum { VIRQ = 0x100 };
+    if (!pending) CPU32(v, layout.interrupt_request) &= ~VIRQ;
+    else {
+        api.cpu_interrupt_handler(v->cpu, VIRQ);
+        *(volatile uint16_t *)(v->cpu + layout.icount_high) = 0xffff;
     }
-    v->exact = arguments[1] == Py_None;
-    v->deadline = deadline;
-    v->left = v->quantum = budget;
-    v->end = units + budget;
-    v->why = EXIT_BUDGET;
+}
+
+/* ---- methods */
+/* Let the guest run until something ends it; which is in v->why. Returns Unicorn's error. */
+static int run_guest(Vcpu *v) {
+    int error = 0;
+    bool again;
+    do {
+        if (v->debug.active && debug_enter(v)) return 0;
+        CPU32(v, layout.halted) = 0;
+        error = api.emu_start(v->uc, ENV64(v, RIP), 0, 0, 0);
+        again = v->debug.active && debug_left(v);
+    } while (again && !error);
+    return error;
+}
+static PyObject *go(Vcpu *v, int why) {
+    v->why = why;
     v->running = 1;
-    CPU32(v, layout.halted) = 0;
     Py_INCREF(v); /* a callback may drop the last reference while we are on its stack */
     uint64_t cycles = __builtin_ia32_rdtsc();
     int64_t begin = monotonic_ns();
-    int error = api.emu_start(v->uc, ENV64(v, RIP), 0, 0, 0);
+    int error = run_guest(v);
     v->run_ns += (uint64_t)(monotonic_ns() - begin);
     v->run_cycles += __builtin_ia32_rdtsc() - cycles;
     v->running = 0;
-    int why = v->why;
-    v->halted = why == EXIT_STOPPED && CPU32(v, layout.halted);
+    why = v->why;
+    if (why == EXIT_STOPPED && CPU32(v, layout.halted)) v->halted = true;
     if (v->error_type) {
         PyErr_Restore(v->error_type, v->error_value, v->error_trace);
         v->error_type = v->error_value = v->error_trace = NULL;
@@ -106,6 +112,37 @@ static PyObject *vcpu_run(Vcpu *v, PyObject *const *arguments, Py_ssize_t count)
         why = EXIT_HALT;
     Py_DECREF(v);
     return why < 0 ? NULL : PyLong_FromLong(why);
+}
+/* NULL with an exception where the guest cannot run now; EXIT_HALT at once where the last run was stopped in the block of a
+ * HLT, which the caller has not been told yet; else None. */
+static PyObject *begin(Vcpu *v) {
+    if (v->running) return PyErr_Format(PyExc_RuntimeError, "this vCPU is running already");
+    if (!v->uc) return PyErr_Format(PyExc_RuntimeError, "this vCPU is closed");
+    if (!v->halted) Py_RETURN_NONE;
+    v->halted = false;
+    return PyLong_FromLong(EXIT_HALT);
+}
+static PyObject *vcpu_run(Vcpu *v, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "run(budget, deadline)");
+    int64_t budget = PyLong_AsLongLong(arguments[0]), units = vcpu_units(v);
+    int64_t deadline = arguments[1] == Py_None ? 0 : PyLong_AsLongLong(arguments[1]);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *halt = begin(v);
+    if (halt != Py_None) return halt;
+    Py_DECREF(halt);
+    v->exact = arguments[1] == Py_None;
+    v->deadline = deadline;
+    v->left = v->quantum = budget;
+    v->end = units + budget;
+    return go(v, EXIT_BUDGET);
+}
+static PyObject *vcpu_resume(Vcpu *v, PyObject *unused) {
+    (void)unused;
+    PyObject *halt = begin(v);
+    if (halt != Py_None) return halt;
+    Py_DECREF(halt);
+    debug_resume(v);
+    return go(v, v->debug.stopped);
 }
 static PyObject *vcpu_stop(Vcpu *v, PyObject *unused) {
     (void)unused;
@@ -119,13 +156,7 @@ static PyObject *vcpu_kick(Vcpu *v, PyObject *unused) {
     Py_RETURN_NONE;
 }
 static PyObject *vcpu_interrupt(Vcpu *v, PyObject *pending) {
-    enum { VIRQ = 0x100 };
-    if (!v->uc) Py_RETURN_NONE;
-    if (pending != Py_True) CPU32(v, layout.interrupt_request) &= ~VIRQ;
-    else {
-        api.cpu_interrupt_handler(v->cpu, VIRQ);
-        *(volatile uint16_t *)(v->cpu + layout.icount_high) = 0xffff;
-    }
+    if (v->uc && !debug_holds_interrupt(v, pending == Py_True)) vcpu_drive(v, pending == Py_True);
     Py_RETURN_NONE;
 }
 static PyObject *vcpu_window(Vcpu *v, PyObject *const *a, Py_ssize_t count) {
@@ -210,6 +241,50 @@ static PyObject *vcpu_vectors(Vcpu *v, PyObject *unused) {
     return list;
 }
 
+/* step(range_begin, range_end, show_interrupts): the next run executes one instruction, and more while it is in the range */
+static PyObject *vcpu_step_once(Vcpu *v, PyObject *arguments) {
+    unsigned long long begin, end;
+    int show;
+    if (!PyArg_ParseTuple(arguments, "KKp", &begin, &end, &show)) return NULL;
+    debug_step(v, begin, end, show);
+    Py_RETURN_NONE;
+}
+static PyObject *vcpu_forget_step(Vcpu *v, PyObject *unused) {
+    (void)unused;
+    debug_forget_step(v);
+    Py_RETURN_NONE;
+}
+/* breakpoints(sorted list of linear addresses) */
+static PyObject *vcpu_breakpoints(Vcpu *v, PyObject *list) {
+    if (v->running) return PyErr_Format(PyExc_RuntimeError, "this vCPU is running");
+    if (!PyList_Check(list)) return PyErr_Format(PyExc_TypeError, "a list of addresses");
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    uint64_t *addresses = PyMem_Malloc((size_t)(count ? count : 1) * sizeof *addresses);
+    if (!addresses) return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count; i++) addresses[i] = PyLong_AsUnsignedLongLong(PyList_GET_ITEM(list, i));
+    if (PyErr_Occurred()) {
+        PyMem_Free(addresses);
+        return NULL;
+    }
+    debug_set_breakpoints(v, addresses, (int)count);
+    Py_RETURN_NONE;
+}
+/* watchpoints(list of (guest-physical address, length, kinds)) */
+static PyObject *vcpu_watchpoints(Vcpu *v, PyObject *list) {
+    Watch watches[WATCHES];
+    if (v->running) return PyErr_Format(PyExc_RuntimeError, "this vCPU is running");
+    Py_ssize_t count = PyList_Check(list) ? PyList_GET_SIZE(list) : WATCHES + 1;
+    if (count > WATCHES) return PyErr_Format(PyExc_ValueError, "a list of at most %d", WATCHES);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        unsigned long long address, length;
+        int kinds;
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(list, i), "KKi", &address, &length, &kinds)) return NULL;
+        watches[i] = (Watch){address, length, kinds};
+    }
+    if (!debug_set_watchpoints(v, watches, (int)count)) return PyErr_Format(PyExc_OSError, "unicorn refused a hook");
+    Py_RETURN_NONE;
+}
+
 /* Vcpu(uc, cpu, env, tlb, units, callbacks=(port_in, port_out, memory_read, memory_write, acknowledge, window_done, vmexit)) */
 static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
     unsigned long long uc, cpu, env, tlb;
@@ -253,6 +328,7 @@ static void vcpu_dealloc(Vcpu *v) {
     PyTypeObject *type = Py_TYPE(v);
     PyObject_GC_UnTrack(v);
     forget(v);
+    PyMem_Free(v->debug.breakpoints);
     if (v->faststore) faststore_unregister(v->faststore);
     for (int i = 0; i < WINDOWS; i++)
         if (v->windows[i].view.obj) PyBuffer_Release(&v->windows[i].view);
@@ -267,13 +343,15 @@ static PyMethodDef methods[] = {
     METHOD(run, METH_FASTCALL), METHOD(stop, METH_NOARGS), METHOD(kick, METH_NOARGS), METHOD(interrupt, METH_O),
     METHOD(window, METH_FASTCALL), METHOD(window_position, METH_O), METHOD(map_ram, METH_VARARGS), METHOD(map_io, METH_VARARGS),
     METHOD(unmap, METH_VARARGS), METHOD(invalidate, METH_FASTCALL), METHOD(translate, METH_O), METHOD(trail, METH_NOARGS),
-    METHOD(detach, METH_NOARGS), METHOD(vectors, METH_NOARGS), METHOD(count, METH_NOARGS), {NULL, NULL, 0, NULL}};
+    METHOD(detach, METH_NOARGS), METHOD(vectors, METH_NOARGS), METHOD(count, METH_NOARGS), METHOD(resume, METH_NOARGS),
+    METHOD(step_once, METH_VARARGS), METHOD(forget_step, METH_NOARGS), METHOD(breakpoints, METH_O), METHOD(watchpoints, METH_O), {NULL, NULL, 0, NULL}};
 #define COUNTER(name) {#name, T_ULONGLONG, offsetof(Vcpu, name), READONLY, NULL}
 static PyMemberDef members[] = {
     COUNTER(blocks), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
     COUNTER(n_exits), COUNTER(n_loads), COUNTER(n_stores), COUNTER(run_ns), COUNTER(run_cycles), COUNTER(handler_cycles), {"error", T_INT, offsetof(Vcpu, error), READONLY, NULL},
     {"running", T_INT, offsetof(Vcpu, running), READONLY, NULL}, {"tsc_base", T_LONGLONG, offsetof(Vcpu, tsc_base), 0, NULL},
-    {"virtual_time", T_BOOL, offsetof(Vcpu, virtual_time), 0, NULL}, {"halted", T_BOOL, offsetof(Vcpu, halted), 0, NULL}, {NULL, 0, 0, 0, NULL}};
+    {"virtual_time", T_BOOL, offsetof(Vcpu, virtual_time), 0, NULL},
+    {"halted", T_BOOL, offsetof(Vcpu, halted), 0, NULL}, {"stop_reason", T_INT, offsetof(Vcpu, debug.reason), READONLY, NULL}, {"stop_watch", T_INT, offsetof(Vcpu, debug.hit_watch), READONLY, NULL}, {NULL, 0, 0, 0, NULL}};
 static PyObject *get_units(Vcpu *v, void *closure) {
     (void)closure;
     return PyLong_FromLongLong(vcpu_units(v));
@@ -313,9 +391,11 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
     FUNCTION(raise_exception_err_ra, "raise_exception_err_ra_x86_64") FUNCTION(check_io[0], "helper_check_iob_x86_64")
     FUNCTION(check_io[1], "helper_check_iow_x86_64") FUNCTION(check_io[2], "helper_check_iol_x86_64")
     FUNCTION(cpu_interrupt_handler, "cpu_interrupt_handler") FUNCTION(ram_addr_from_host, "qemu_ram_addr_from_host_x86_64")
-    FUNCTION(tb_invalidate_phys_range, "tb_invalidate_phys_range_x86_64")
+    FUNCTION(tb_invalidate_phys_range, "tb_invalidate_phys_range_x86_64") FUNCTION(tb_flush, "tb_flush_x86_64")
+    FUNCTION(restore_state, "cpu_restore_state_x86_64") FUNCTION(loop_exit, "cpu_loop_exit_noexc_x86_64")
+    FUNCTION(hook_del, "uc_hook_del")
 #define OFFSET(field) if (!take(offsets, #field, &value)) return NULL; layout.field = value;
-    OFFSET(engine_cpu) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
+    OFFSET(engine_cpu) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(cflags_next_tb) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
     OFFSET(sysenter) OFFSET(star) OFFSET(efer)
     static const char *names[INSN_COUNT] = {"in", "out", "syscall", "sysenter", "rdtsc", "rdtscp"};
     for (int i = 0; i < INSN_COUNT; i++) {

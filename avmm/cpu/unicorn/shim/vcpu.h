@@ -28,12 +28,16 @@ typedef struct {
     void (*cpu_interrupt_handler)(void *cpu, int mask);
     uint64_t (*ram_addr_from_host)(void *uc, void *host);
     void (*tb_invalidate_phys_range)(void *uc, uint64_t begin, uint64_t end);
+    void (*tb_flush)(void *cpu);
+    bool (*restore_state)(void *cpu, uintptr_t retaddr, bool will_exit);
+    void (*loop_exit)(void *cpu);
+    int (*hook_del)(void *uc, size_t handle);
 } Api;
 
 /* Byte offsets, from the engine for the first one, from the CPU state for the next group, from its env (CPUX86State) for the last. */
 typedef struct {
     unsigned long engine_cpu;
-    unsigned long interrupt_request, icount_high, halted;
+    unsigned long interrupt_request, icount_high, halted, cflags_next_tb;
     unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star, efer;
 } Layout;
 
@@ -45,8 +49,8 @@ enum { RAX = 0, RCX = 8, RDX = 16, RSP = 32, RSI = 48, RDI = 56, R11 = 88, RIP =
        ES = 184, CS = 208, SS = 232, DS = 256, FS = 280, GS = 304, TR = 352, CR0 = 424, SEGMENT_BASE = 8, SEGMENT_LIMIT = 16, SEGMENT_FLAGS = 20 };
 enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_CS64 = 1 << 15, HF_LMA = 1 << 14 };
 
-enum { EXIT_BUDGET, EXIT_HALT, EXIT_SHUTDOWN, EXIT_STOPPED, EXIT_ERROR };
-enum { WINDOWS = 16, SLOTS = 32, TRAIL = 64 };
+enum { EXIT_BUDGET, EXIT_HALT, EXIT_SHUTDOWN, EXIT_STOPPED, EXIT_ERROR, EXIT_DEBUG };
+enum { WINDOWS = 16, SLOTS = 32, TRAIL = 64, WATCHES = 8 };
 
 typedef struct { /* a port served from or into a buffer */
     Py_buffer view;
@@ -66,6 +70,38 @@ typedef struct { /* one step of the trail of exits that a failure report shows *
     uint8_t kind, size;
 } Step;
 enum { STEP_IN, STEP_OUT, STEP_LOAD, STEP_STORE, STEP_EXIT, STEP_IRQ };
+
+typedef struct { /* guest-physical bytes, and the kinds of access that stop the machine */
+    uint64_t address, length;
+    int kinds;
+} Watch;
+enum { WATCH_READ = 1, WATCH_WRITE = 2 };
+enum { STOP_STEP, STOP_BREAKPOINT, STOP_WATCHPOINT };
+
+typedef struct { /* see debug.c */
+    bool active;            /* anything of it has to be looked at */
+    uint64_t *breakpoints;  /* linear addresses, sorted */
+    int breakpoint_count, watch_count;
+    Watch watches[WATCHES];
+    size_t access_hook;
+    bool hit;               /* a watched access was made by the instruction just executed ... */
+    int hit_watch;          /* ... of this watchpoint */
+    int reason, stopped;    /* of the last EXIT_DEBUG; and what it came before, EXIT_STOPPED or EXIT_BUDGET */
+
+    bool in_block;          /* in the middle of a block that is counted already, before the instruction at `at` */
+    uint64_t start, at, next, end;
+    bool held, again;       /* INTR waits for the block's end; Unicorn was left only to go on */
+    int walk;
+    uint8_t *code[2];       /* host addresses of the block's first byte, and of its first byte on another page */
+    bool again_for_store;   /* the block is a store into its own code, begun anew */
+
+    int step, behind;       /* behind: what `step` is to be when the interrupt's handler has returned */
+    bool show_interrupts;
+    uint64_t range_begin, range_end;        /* a step goes on while it is in there */
+    uint64_t interrupted_pc, interrupted_sp;
+    bool skipping;          /* the breakpoint that the machine goes on from does not stop it again */
+    uint64_t skip_pc, skip_sp;
+} Debug;
 
 typedef struct Vcpu {
     PyObject_HEAD
@@ -94,6 +130,7 @@ typedef struct Vcpu {
 
     uint64_t n_exceptions, n_syscalls, n_in, n_out, n_window, n_interrupts, n_exits, n_loads, n_stores, vectors[256];
     uint64_t run_cycles, run_ns, handler_cycles; /* time stamps of the host: where the time goes */
+    Debug debug;
     Step trail[TRAIL];
     uint64_t steps;
 
@@ -109,6 +146,7 @@ typedef struct Vcpu {
 /* shim.c */
 int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b, uint64_t c, int64_t otherwise);
 int64_t monotonic_ns(void);
+void vcpu_drive(Vcpu *v, bool pending);
 Vcpu *vcpu_of(const void *cpu);
 static inline int64_t vcpu_units(Vcpu *v) { return v->end - v->left; }
 static inline void vcpu_step(Vcpu *v, int kind, uint32_t address, int size, uint64_t value) {
@@ -127,6 +165,20 @@ bool memory_unmap(Vcpu *v, uint64_t base, uint64_t size);
 uint8_t *memory_host(Vcpu *v, uint64_t physical, uint64_t length);
 void memory_free_regions(Vcpu *v);
 void memory_invalidate(Vcpu *v, uint8_t *host, uint64_t length);
+/* debug.c: breakpoints, watchpoints and single steps */
+void debug_code_store(Vcpu *v, uint8_t *host, int length, uintptr_t retaddr);
+bool debug_enter(Vcpu *v);
+bool debug_left(Vcpu *v);
+bool debug_before_block(Vcpu *v, uint64_t address, uint32_t size);
+void debug_after_block(Vcpu *v, uint64_t address, uint32_t size);
+void debug_exception(Vcpu *v);
+void debug_interrupt(Vcpu *v);
+bool debug_holds_interrupt(Vcpu *v, bool pending);
+void debug_resume(Vcpu *v);
+void debug_step(Vcpu *v, uint64_t begin, uint64_t end, bool show_interrupts);
+void debug_forget_step(Vcpu *v);
+void debug_set_breakpoints(Vcpu *v, uint64_t *sorted, int count);
+bool debug_set_watchpoints(Vcpu *v, const Watch *watches, int count);
 /* strings.c: REP MOVS and REP STOS in bulk */
 void string_bulk(Vcpu *v, uint64_t linear, unsigned length);
 /* faststore.c */
@@ -135,6 +187,8 @@ int faststore_install(void *library);
 void *faststore_register(void *uc, void *cpu, void *tlb);
 void faststore_add_ram(void *store, uint8_t *host, uint64_t size);
 void faststore_remove_ram(void *store, uint8_t *host);
+void faststore_no_code(void *store);
+void faststore_walk(void *store, Vcpu *walker);
 void faststore_unregister(void *store);
 
 enum { INSN_IN, INSN_OUT, INSN_SYSCALL, INSN_SYSENTER, INSN_RDTSC, INSN_RDTSCP, INSN_COUNT };
