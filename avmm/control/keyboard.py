@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from avmm.control.inputs import Inputs
 from avmm.control.watch import sleep, wait_until
 from avmm.devices.i8042 import I8042
-from avmm.devices.keys import for_text
+from avmm.devices.keys import find, for_text
 from avmm.hypervisor.partition import Partition
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ class Keyboard:
     down is let go where it went down.
     """
 
-    def __init__(self, partition: Partition, controller: I8042, synthetic: SyntheticKeyboard | None = None) -> None:
+    def __init__(self, partition: Partition, inputs: Inputs, controller: I8042, synthetic: SyntheticKeyboard | None = None) -> None:
         self._partition = partition
+        self._inputs = inputs
+        inputs.handlers["press"], inputs.handlers["release"] = self._press, self._release
         self._controller = controller
         self._synthetic = synthetic
 
@@ -36,17 +39,23 @@ class Keyboard:
     def queued(self) -> int:
         """Keys pressed or let go that the guest has not read yet."""
         synthetic = self._synthetic.queued if self._synthetic is not None else 0
-        return self._controller.queued + synthetic
+        return self._controller.queued + synthetic + self._inputs.waiting
 
     def press(self, key: str) -> None:
-        """Press a key by name ("a", "enter", "f1", "ctrl"); it stays down until :meth:`release`."""
+        """Press a key by name ("a", "enter", "f1", "ctrl"); it stays down until :meth:`release`. ValueError when no key is called so."""
+        self._inputs.post("press", find(key).name)
+
+    def release(self, key: str) -> None:
+        """Let go of a key."""
+        self._inputs.post("release", find(key).name)
+
+    def _press(self, key: str) -> None:
         if self._synthetic is not None and self._synthetic.ready:
             self._synthetic.press(key)
         else:
             self._controller.press(key)
 
-    def release(self, key: str) -> None:
-        """Let go of a key."""
+    def _release(self, key: str) -> None:
         if self._synthetic is not None and self._synthetic.holds(key):
             self._synthetic.release(key)
         else:
@@ -83,9 +92,10 @@ class Keyboard:
 class Mouse:
     """The PS/2 mouse."""
 
-    def __init__(self, partition: Partition, controller: I8042) -> None:
-        self._partition = partition
+    def __init__(self, inputs: Inputs, controller: I8042) -> None:
+        self._inputs = inputs
         self._controller = controller
+        inputs.handlers["mouse"] = self._move
         self._buttons = 0
 
     def use(self, controller: I8042) -> None:
@@ -100,14 +110,17 @@ class Mouse:
     def set(self, dx: int, dy: int, wheel: int, buttons: int) -> None:
         """Move, turn the wheel and hold these buttons (bit 0 left, 1 right, 2 middle), all at once."""
         self._buttons = buttons
+        self._inputs.post("mouse", dx, dy, wheel, buttons)
+
+    def _move(self, dx: int, dy: int, wheel: int, buttons: int) -> None:
         self._controller.mouse(dx, dy, wheel, buttons)
 
     def move(self, dx: int, dy: int, wheel: int = 0) -> None:
         """Move by (dx, dy) steps, to the right and down; turn the wheel, up is positive."""
-        self._controller.mouse(dx, dy, wheel, self._buttons)
+        self._inputs.post("mouse", dx, dy, wheel, self._buttons)
 
     def button(self, number: int, down: bool) -> None:
         """Press or release button 0 (left), 1 (right) or 2 (middle)."""
         self._buttons = self._buttons | 1 << number if down else self._buttons & ~(1 << number)
-        self._controller.mouse(0, 0, 0, self._buttons)
+        self._inputs.post("mouse", 0, 0, 0, self._buttons)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from avmm.control.inputs import Inputs
 from avmm.control.screen import Wanted, describe, match_end
 from avmm.control.watch import in_turn, wait_stable, wait_until
 from avmm.devices.uart import Uart
@@ -28,8 +29,10 @@ class SerialState:
 class Serial:
     """What the guest wrote to a serial port, and a way to write to it."""
 
-    def __init__(self, partition: Partition, uart: Uart) -> None:
+    def __init__(self, partition: Partition, inputs: Inputs, uart: Uart) -> None:
         self._partition = partition
+        self._inputs = inputs
+        inputs.handlers["serial"], inputs.handlers["break"] = self._receive, self._receive_break
         self.uart = uart
         self.output = bytearray()
         """What the guest has written; the oldest bytes go when it is more than 4 MiB."""
@@ -60,11 +63,17 @@ class Serial:
 
     def write(self, data: str | bytes) -> None:
         """Send to the guest; it arrives as fast as the guest's driver takes it."""
-        self.uart.receive(data.encode() if isinstance(data, str) else data)
+        self._inputs.post("serial", data.encode() if isinstance(data, str) else bytes(data))
+
+    def _receive(self, data: bytes) -> None:
+        self.uart.receive(data)
+
+    def _receive_break(self) -> None:
+        self.uart.receive_break()
 
     def send_break(self) -> None:
         """Send a break to the guest."""
-        self.uart.receive_break()
+        self._inputs.post("break")
 
     def take(self, wanted: Wanted) -> str | None:
         """Return what was written since the last match if it matches, None if not. What comes behind the match is left for the next."""

@@ -9,8 +9,6 @@ The invariant: a machine from a snapshot goes on, in virtual time, exactly as th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -69,12 +67,12 @@ class Snapshot:
 
 async def take(vm: Vm) -> Snapshot:
     """Take a snapshot of a machine that runs or is paused, and let it go on. Raises SnapshotError."""
-    async with _standing_still(vm.partition):
-        return await take_still(vm)
+    async with vm.partition.still():
+        _check_alive(vm.partition)
+        return await _take(vm)
 
 
-async def take_still(vm: Vm) -> Snapshot:
-    """Take a snapshot of a machine that stands still."""
+async def _take(vm: Vm) -> Snapshot:
     machine = vm.machine
     _check_savable(machine)
     disks = tuple([await _save_disk(name, machine) for name in machine.names])
@@ -116,31 +114,26 @@ async def put(vm: Vm, snapshot: Snapshot, *, sharing: bool = False) -> None:
     machine.boot_failure = snapshot.boot_failure
 
 
-async def restore(vm: Vm, snapshot: Snapshot) -> None:
-    """Put a snapshot into a machine and let it go on from there; one that is paused stays paused. Raises SnapshotError."""
+async def restore(vm: Vm, snapshot: Snapshot, *, paused: bool = False) -> None:
+    """Put a snapshot into a machine and let it go on from there, unless it is, or is to be, ``paused``. Raises SnapshotError."""
     partition = vm.partition
     if partition.state in (RunState.RUNNING, RunState.PAUSED):
-        async with _standing_still(partition):
+        if paused:
+            await partition.pause()
+        async with partition.still():
+            _check_alive(partition)
             await put(vm, snapshot)
         return
     if partition.state is not RunState.CREATED:
         await partition.stop()  # what its devices had under way ends
     await put(vm, snapshot)
-    await partition.revive()
+    await partition.revive(paused=paused)
 
 
-@asynccontextmanager
-async def _standing_still(partition: Partition) -> AsyncIterator[None]:
-    running = partition.state is RunState.RUNNING
-    await partition.pause()
-    if partition.state is not RunState.PAUSED:
+def _check_alive(partition: Partition) -> None:
+    if partition.state not in (RunState.RUNNING, RunState.PAUSED):
         reason = "was not started" if partition.state is RunState.CREATED else f"is {partition.state.value}"
         raise SnapshotError(f"there is nothing to save of {partition.name}: it {reason}")
-    try:
-        yield
-    finally:
-        if running:
-            await partition.resume()
 
 
 def _apart(disks: tuple[Disk, ...] | list[Disk]) -> tuple[Disk, ...]:

@@ -8,13 +8,15 @@ from typing import Any
 from avmm.control import mode
 from avmm.control import snapshot as snapshots
 from avmm.control.config import Disk, VmConfig
+from avmm.control.history import EVERY, History
 from avmm.control.hotplug import HotPlug
+from avmm.control.inputs import Inputs
 from avmm.control.keyboard import Keyboard, Mouse
 from avmm.control.machine import Machine
 from avmm.control.placement import Placement
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
-from avmm.control.snapshot import Snapshot
+from avmm.control.snapshot import Snapshot, SnapshotError
 from avmm.control.stats import Stats, collect
 from avmm.control.watch import ended, sleep, wait_until
 from avmm.devices.device import Device
@@ -37,14 +39,24 @@ class Vm:
         self.machine = machine
         self.partition = machine.partition
         self.screen = Screen(machine.partition, machine.vga, machine.synthetic_video)
-        self.serial = Serial(machine.partition, machine.uart)
-        self.keyboard = Keyboard(machine.partition, machine.keyboard, machine.synthetic_keyboard)
-        self.mouse = Mouse(machine.partition, machine.keyboard)
+        self.inputs = Inputs(machine.partition)
+        self.inputs.handlers.update(reset=self._press_reset, power=self._press_power)
+        self.serial = Serial(machine.partition, self.inputs, machine.uart)
+        self.keyboard = Keyboard(machine.partition, self.inputs, machine.keyboard, machine.synthetic_keyboard)
+        self.mouse = Mouse(self.inputs, machine.keyboard)
         self._placement = Placement(machine)
         self._watch = Watch(machine.partition, self._placement.as_dict, self._placement.move) if config.auto_placement else None
         self._hot_plug = HotPlug(machine)
         self._closed = False
+        self.history: History | None = None
+        """The machine's past; None until :meth:`keep_history`."""
         machine.on_exchange.append(self._exchanged)
+
+    def _press_reset(self) -> None:
+        self.partition.reset("reset button")
+
+    def _press_power(self) -> None:
+        self.machine.power.press_power_button()
 
     def _exchanged(self, old: Device, new: Device) -> None:
         """Another instance has taken a device's place."""
@@ -103,7 +115,7 @@ class Vm:
 
     async def reset(self) -> None:
         """Press the reset button."""
-        self.partition.reset("reset button")
+        self.inputs.post("reset")
 
     async def sleep(self, seconds: float) -> None:
         """Wait for machine time to pass."""
@@ -119,6 +131,23 @@ class Vm:
         Also when it is off or has failed. Raises SnapshotError when the snapshot does not fit.
         """
         await snapshots.restore(self, snapshot)
+
+    async def keep_history(self, every: float = EVERY) -> History:
+        """Keep a snapshot every so many seconds of machine time from now on, to go back to. Virtual time only. Raises SnapshotError."""
+        if self.history is None:
+            history = History(self, every)
+            await history.begin()
+            self.history = history
+        return self.history
+
+    async def rewind(self, seconds: float) -> None:
+        """Go back by ``seconds`` of machine time, as far as there is a history, and go on from there; a paused machine stays paused.
+
+        Raises SnapshotError without :meth:`keep_history`.
+        """
+        if self.history is None:
+            raise SnapshotError(f"{self.name} has no history to go back in: call keep_history() before")
+        await self.history.rewind(seconds)
 
     @property
     def placement(self) -> dict[str, str]:
@@ -197,7 +226,7 @@ class Vm:
 
     async def power_button(self) -> None:
         """Press the power button: an ACPI event for the guest, which may shut down."""
-        self.machine.power.press_power_button()
+        self.inputs.post("power")
 
     async def wait_off(self, timeout: float = 60) -> str:
         """Wait until the machine is off and return why; ``timeout`` in seconds of machine time. Raises GuestFailure if it failed."""
@@ -212,5 +241,7 @@ class Vm:
             self._closed = True
             if self._watch is not None:
                 await self._watch.close()
+            if self.history is not None:
+                await self.history.close()
             await self.partition.stop()
             await self.machine.close()

@@ -13,7 +13,8 @@ import asyncio
 import enum
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
@@ -135,6 +136,7 @@ class Partition:
         """Why the machine is to be reset at the next boundary; None when it is not."""
         self._want_off: str | None = None
         self._want_pause = False
+        self._holds = 0
         self._paused: asyncio.Future[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
@@ -351,7 +353,7 @@ class Partition:
             raise Stop
         if self.wanted_reset is not None:
             self._do_reset()
-        while self._want_pause and self._want_off is None:
+        while (self._want_pause or self._holds) and self._want_off is None:
             self.vcpu.wait(self._stand_still())
 
     def _debug_stop(self) -> None:
@@ -388,19 +390,20 @@ class Partition:
 
     async def _stand_still(self) -> None:
         await self._work.idle()
-        if not self._want_pause:
+        if not (self._want_pause or self._holds):
             return
         if isinstance(self.clock, WallClock):
             self.clock.pause()
         self._resumed = asyncio.get_running_loop().create_future()
-        self._enter(RunState.PAUSED)
+        if self._want_pause:
+            self._enter(RunState.PAUSED)
         if self._paused is not None and not self._paused.done():
             self._paused.set_result(None)
         await self._resumed
         if isinstance(self.clock, WallClock):
             self.clock.resume()
             self.processor.set_time_base(-self.clock.origin)
-        if self.failure is None:
+        if self.failure is None and self.state is RunState.PAUSED and not self._want_pause:
             self._enter(RunState.RUNNING)
 
     def _do_reset(self) -> None:
@@ -427,20 +430,77 @@ class Partition:
         if self.state is not RunState.RUNNING:
             return
         self._want_pause = True
+        await self._standing_still()
+
+    def pause_here(self) -> None:
+        """Pause at this very moment; only from within the machine, such as a timer of its clock."""
+        self._want_pause = True
+        self.vcpu.yield_soon()
+
+    async def run_to(self, *, now: int | None = None, units: int | None = None) -> None:
+        """Let a machine in virtual time that stands still go on, and return when it stands still again: at the first block boundary at or
+        after machine time ``now``, or after so many ``units`` of work since power-on. Returns early when the machine ends or is paused.
+        """
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def entered(state: RunState) -> None:
+            if state is not RunState.RUNNING and not arrived.done():
+                arrived.set_result(None)
+
+        timer = self.clock.timer(self.pause_here)
+        if now is not None:
+            timer.arm(now)
+        if units is not None:
+            self.vcpu.limit, self.vcpu.on_limit = units, self.pause_here
+        self.observers.append(entered)
+        try:
+            await self.resume()
+            await arrived
+        finally:
+            self.observers.remove(entered)
+            timer.cancel()
+            self.vcpu.limit = None
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Hold a machine that runs or is paused between two instructions with no work in flight, whoever resumes it meanwhile.
+
+        That is nobody else's business: its state is what it was.
+        """
+        self._holds += 1
+        try:
+            if self.state is RunState.RUNNING and not self._stands_still:
+                await self._standing_still()
+            yield
+        finally:
+            self._holds -= 1
+            if not (self._holds or self._want_pause):
+                await self._look_around()
+
+    @property
+    def _stands_still(self) -> bool:
+        return self._resumed is not None and not self._resumed.done()
+
+    async def _standing_still(self) -> None:
         if self._paused is None or self._paused.done():
             self._paused = asyncio.get_running_loop().create_future()
+        await self._look_around()
         self._attention()
         await asyncio.shield(self._paused)  # others may wait for the same pause
+
+    async def _look_around(self) -> None:
+        """Let a machine that stands still see whether it still has to."""
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+            self.vcpu.yield_soon()  # whoever let it go on goes on at this very moment
+            await asyncio.sleep(0)
 
     async def resume(self) -> None:
         """Go on after :meth:`pause`."""
         self._want_pause = False
-        if self._paused is not None and not self._paused.done():
+        if not self._holds and self._paused is not None and not self._paused.done():
             self._paused.set_result(None)  # it comes before the pause has begun
-        if self._resumed is not None and not self._resumed.done():
-            self._resumed.set_result(None)
-            self.vcpu.yield_soon()  # whoever resumes goes on at this very moment
-            await asyncio.sleep(0)
+        await self._look_around()
 
     async def stop(self, reason: str = "stopped") -> None:
         """Power off now and wait for the end; the partition keeps its memory and registers for inspection until :meth:`close`."""

@@ -71,6 +71,11 @@ class Vcpu:
         self.longest_slice = 0
         self.share: Share | None = None
         """Its part of the thread beside other machines; None when nobody schedules."""
+        self.settled: Callable[[], bool] | None = None
+        """Called between two slices when the timers that are due have fired, or wait for the host; returns whether it did anything."""
+        self.limit: int | None = None
+        """Units of work after which ``on_limit`` is called once, between two slices; None for no limit."""
+        self.on_limit: Callable[[], None] = _nothing
         self._boundary = boundary
         self._on_shutdown = on_shutdown
         self._on_debug = on_debug
@@ -207,7 +212,12 @@ class Vcpu:
                 self._yield = False
                 self._switch(asyncio.sleep(0))
                 continue
+            if self.settled is not None and self.settled():
+                continue
             why = step()
+            if self.limit is not None and self.processor.units >= self.limit:
+                self.limit = None
+                self.on_limit()
             if why is Exit.HALT:
                 self.halts += 1
                 self._halted()
@@ -252,6 +262,8 @@ class Vcpu:
         now = self.clock.now()
         due = self.clock.next_due()
         budget = self.slice_ns if due is None else max(1, min(self.slice_ns, due - now))
+        if self.limit is not None:
+            budget = max(1, min(budget, self.limit - self.processor.units))
         before, outside = (time.monotonic_ns(), self.outside_ns) if self.share is not None else (0, 0)
         why = self._execute(budget, None)
         self.slices += 1
@@ -273,7 +285,15 @@ class Vcpu:
         rounds = 0
         self._restarted, self._halting = False, True
         self._leave()
-        while not (self._can_wake() or self._restarted):
+        while True:
+            while self._yield:
+                self._yield = False
+                self._switch(asyncio.sleep(0))
+                self._boundary()  # whoever went on may have paused the machine, at this very moment
+            if self._can_wake() or self._restarted:
+                break
+            if self.settled is not None and self.settled():
+                continue
             due = clock.next_due()
             if isinstance(clock, VirtualClock) and due is not None:
                 clock.advance_to(due)
@@ -286,10 +306,6 @@ class Vcpu:
             blocker = clock.run_due()
             if blocker is not None:
                 self._switch(asyncio.shield(blocker))
-            while self._yield:
-                self._yield = False
-                self._switch(asyncio.sleep(0))
-                self._boundary()  # whoever went on may have paused the machine, at this very moment
         self._halting = False
         self._want_turn()
 
@@ -314,6 +330,10 @@ class Vcpu:
 def _host_delay(ns: int) -> float:
     """Seconds for the event loop to wait. uvloop counts whole milliseconds: up, not down, or it would wake early and spin."""
     return -(-ns // MILLISECOND) / 1000 if ns > SPIN_NS else 0.0
+
+
+def _nothing() -> None:
+    """Nobody set a limit."""
 
 
 class ProcessorFailure(Exception):
