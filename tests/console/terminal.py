@@ -18,9 +18,10 @@ class Terminal:
 
     def __init__(self, folder: Path, columns: int = 100, rows: int = 30, term: str = "screen-256color", **environment: object) -> None:
         self.folder = folder
+        self._closed = False
         self._tmux = ["tmux", "-f", "/dev/null", "-S", str(folder / f"tmux{columns}")]
         more = " ".join(f"{name}={value}" for name, value in environment.items())
-        shell = f"cd {folder}; PS1='{PROMPT} ' TERM={term} XDG_RUNTIME_DIR={folder} {more} exec bash --norc --noprofile"
+        shell = f"cd {folder}; PS1='{PROMPT} ' TERM={term} XDG_RUNTIME_DIR={folder}/run {more} exec bash --norc --noprofile"
         self.do("new-session", "-d", "-x", str(columns), "-y", str(rows), shell)
         self.wait(PROMPT)
 
@@ -73,4 +74,7 @@ class Terminal:
         return text
 
     def close(self) -> None:
-        self.do("kill-server")
+        """Let the terminal go away, with what runs on it."""
+        if not self._closed:
+            self._closed = True
+            self.do("kill-server")

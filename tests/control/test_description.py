@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avmm.control.config import Disk, VmConfig
-from avmm.control.description import DescriptionError, load
+from avmm.control.description import _VM_KEYS, DescriptionError, load, parse
 from avmm.control.toml_lines import find_lines
 
 FULL = """\
@@ -173,3 +174,15 @@ def test_lines_of_any_document(values: list[list[object]]) -> None:
         assert lines[f"k{i}",] == at
         assert [lines[f"k{i}", n] for n in range(len(row))] == [at + 1 + n for n in range(len(row))]
         at += len(row) + 2
+
+
+def test_every_field_of_a_machine_is_a_key() -> None:
+    assert {field.name for field in fields(VmConfig)} - {"name"} == set(_VM_KEYS) - {"qmp"}
+
+
+def test_an_enlightened_machine_and_one_with_a_physical_disk(tmp_path: Path) -> None:
+    text = '[vm.a]\nhyperv = true\nresolution = "800x600"\n\n[vm.b]\nphysical = ["ata0"]\n'
+    first, second = parse(text, tmp_path / "m.toml").vms
+    assert (first.hyperv, first.resolution, second.hyperv, list(second.physical)) == (True, "800x600", False, ["ata0"])
+    with pytest.raises(DescriptionError, match=r"line 2: ata9 cannot be a physical device"):
+        parse('[vm.b]\nphysical = ["ata9"]\n', tmp_path / "m.toml")

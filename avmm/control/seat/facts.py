@@ -15,6 +15,8 @@ from avmm.control.placement import OUTSIDE_BY_DEFAULT
 from avmm.control.vm import Vm
 
 ATA = ("ata0", "ata1")
+PHYSICAL = ("direct", "virtualized")
+"""Modes of disks that stand for real hardware; those are never outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ class Facts:
     @property
     def moved(self) -> dict[str, str]:
         """The devices that do not live where they do by default."""
-        usual = {name: "service" if name in OUTSIDE_BY_DEFAULT else "hypervisor" for name in self.placement}
+        outside = frozenset() if any(disk.mode in PHYSICAL for disk in self.disks) else OUTSIDE_BY_DEFAULT
+        usual = {name: "service" if name in outside else "hypervisor" for name in self.placement}
         return {name: place for name, place in self.placement.items() if place != usual[name]}
 
     def as_dict(self) -> dict[str, Any]:
