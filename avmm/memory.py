@@ -7,9 +7,11 @@ nobody answers. A write tells the processor, which may hold translated code of t
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 PAGE = 4096
+Segment = tuple[int, int]
+"""Guest-physical address and length of memory in one piece."""
 
 
 class GuestMemory:
@@ -40,6 +42,25 @@ class GuestMemory:
         self.view[address : address + length] = data if length == len(data) else data[:length]
         if self.on_write is not None and length:
             self.on_write(address, length)
+
+    def pieces(self, segments: Sequence[Segment]) -> list[memoryview] | None:
+        """Return the RAM of segments, for someone who moves bytes himself; None where not all of it is RAM.
+
+        After storing into it: :meth:`changed`.
+        """
+        view, size = self.view, self.size
+        pieces = []
+        for address, length in segments:
+            if address < 0 or address + length > size:
+                return None
+            pieces.append(view[address : address + length])
+        return pieces
+
+    def changed(self, segments: Sequence[Segment]) -> None:
+        """Tell the processor that segments got other contents, by way of :meth:`pieces`."""
+        if self.on_write is not None:
+            for address, length in segments:
+                self.on_write(address, length)
 
     def unpack(self, layout: str, address: int) -> tuple[int, ...]:
         """Return the fields of ``layout`` (a struct format) at ``address``."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import struct
 import tempfile
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import uvloop
@@ -19,7 +18,7 @@ import uvloop
 from avmm.clock import WallClock
 from avmm.devices.device import Board
 from avmm.host.virtualization_driver import Disk
-from avmm.hypervisor.partition import Partition
+from avmm.hypervisor.work import Work
 from avmm.memory import PAGE, GuestMemory
 from avmm.storage import wire
 from avmm.storage.controller import ScsiController
@@ -43,20 +42,10 @@ class _Board:
         self.clock = WallClock()
         self.memory = GuestMemory(memoryview(bytearray(4 << 20)))
         self.name = "bench"
-        self._in_flight: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self.vcpu = self
-        self._loop = asyncio.get_running_loop()
+        self.start = Work("bench", self.clock, lambda busy: None, self._failed).start
 
-    def busy(self, busy: bool) -> None:
-        """No vCPU."""
-
-    def start(self, work: Coroutine[Any, Any, Any], done: Callable[[Any], None], latency: int = 0) -> None:
-        """Do as the partition does."""
-        Partition.start(self, work, done, latency)  # type: ignore[arg-type]
-
-    def _deliver(self, task: asyncio.Task[Any], done: Callable[[Any], None]) -> None:
-        done(task.result())
+    def _failed(self, error: Exception) -> None:
+        raise error
 
     def trace(self, event: str, **fields: object) -> None:
         """A trace of such a machine would be a failure."""
@@ -75,7 +64,6 @@ class _Guest:
         controller = ScsiController(UUID(int=1), [ScsiDisk(disk)])
         self.worker = Worker("vmbus:bench", self.board.clock, self._failed)
         self.interrupted = asyncio.Event()
-        self.at = 0
         self.channel = Channel(
             cast("Board", self.board), controller, OpenRequest(1, pages, down),
             interrupt=self._interrupt, again=self.worker.ring, ended=self._ended,
@@ -90,22 +78,23 @@ class _Guest:
         raise AssertionError(reason)
 
     def _interrupt(self) -> None:
-        self.at = perf_counter_ns()
         self.interrupted.set()
 
-    def _send(self, packet: bytes) -> None:
-        if self.out.write(packet):
-            self.worker.ring()
+    def _send(self, packets: list[bytes]) -> None:
+        """Write them all, then signal, as the ring's rule says: once, if it was empty before."""
+        signals = [self.out.write(packet) for packet in packets]
+        if any(signals):
+            self.worker.attend()
 
     async def _receive(self, count: int) -> int:
-        """Take ``count`` completions and return when the last of them was told of."""
+        """Take ``count`` completions and return when the guest could take the interrupt for the last of them."""
         last = 0
         while count:
             await self.interrupted.wait()
+            last = perf_counter_ns()
             self.interrupted.clear()
             while (raw := self.into.take()) is not None:
                 count -= 1
-                last = self.at
                 assert raw[16 + 8 : 16 + 12] == bytes(4), raw.hex()
             self.into.commit()
         return last
@@ -118,7 +107,7 @@ class _Guest:
             (Operation.QUERY_PROPERTIES, b""),
             (Operation.END_INITIALIZATION, b""),
         ):
-            self._send(pack_packet(PacketKind.IN_BAND, VstorPacket(operation, 1, 0, body).pack(64), 1, flags=1))
+            self._send([pack_packet(PacketKind.IN_BAND, VstorPacket(operation, 1, 0, body).pack(64), 1, flags=1)])
             await self._receive(1)
 
     async def reads(self, requests: int, depth: int) -> float:
@@ -133,8 +122,7 @@ class _Guest:
             packets.append(pack_packet(PacketKind.GPA_DIRECT, payload, i + 2, flags=1, ranges=ranges))
         for _ in range(requests // depth):
             begin = perf_counter_ns()
-            for packet in packets:
-                self._send(packet)
+            self._send(packets)
             spent += await self._receive(depth) - begin
         return spent / (requests // depth * depth) / 1000
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 SECTOR = 512
 
@@ -45,3 +46,19 @@ class BlockDevice(Protocol):
 
     async def flush(self) -> None:
         """Return when everything written before is on stable storage."""
+
+
+@runtime_checkable
+class PromptDevice(Protocol):
+    """A BlockDevice that moves sectors straight between the medium and a guest's memory, where that needs no waiting.
+
+    ``pieces`` are as long as the sectors together. True: done. False: it would have had to wait, ask again by the awaited form;
+    what a read has left in the pieces by then means nothing. The pieces are not kept: a guest may do with its memory what it
+    likes as soon as it runs again.
+    """
+
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
+        """Read ``count`` sectors from ``lba`` into ``pieces``. Raises BlockError."""
+
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
+        """Write ``pieces`` to ``count`` sectors from ``lba``. Raises BlockError."""

@@ -54,11 +54,16 @@ class Board(Protocol):
     def line(self, number: int) -> InterruptLine:
         """Return the wire to interrupt input ``number``; several devices may share one wire only if they say so."""
 
-    def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
+    def start(
+        self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
+    ) -> None:
         """Run ``work`` in the background and call ``done`` with its result, or the exception it raised.
 
         In real time ``done`` runs as soon as the work is finished; in virtual time exactly ``latency`` ns of machine time
         later (the machine waits for the host if it must), so that runs stay identical.
+
+        With ``inline``, work that did not have to wait is handed to ``done`` before this returns, where time allows: in real
+        time. Without it never, so that work which starts work again does not pile up on the stack.
         """
 
     def trace(self, event: str, **fields: object) -> None:

@@ -22,7 +22,7 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -45,6 +45,7 @@ WRITE_NOW = 128 << 10
 SLOW = 2_000_000
 """A direct write that took longer (ns) met the kernel's dirty-page throttling: the next ones go to the threads."""
 PATIENCE = 64
+PIECES = 1024  # IOV_MAX
 SAMPLE, SAMPLES = 16 << 10, 32
 """Bytes of a sample of an image, and how many there are at most, more or less."""
 THREADS = 4
@@ -127,27 +128,35 @@ class BackingFile:
     def start_write(self, offset: int, data: Data) -> asyncio.Future[None] | None:
         """Return None if ``data`` have been written to the page cache, otherwise a future; ``data`` must not change until then."""
         length = len(data)
-        self._check(offset, length)
-        if self.read_only:
-            raise BlockError(BlockFault.READ_ONLY, offset // SECTOR)
-        fd, at = (self._fd, offset) if self.overlay is None else (self.overlay.fd, self.overlay.data_offset + offset)
-        if self._patience:
-            self._patience -= 1
-        elif length <= WRITE_NOW and self._settled(fd, at) and self._settled(fd, at + length):
-            began = perf_counter_ns()
-            try:
-                self._write_blocking(fd, at, offset, data)
-            except OSError as error:
-                raise self._medium(offset, error) from error
-            if perf_counter_ns() - began > SLOW:
-                self._patience = PATIENCE
+        fd, at = self._place(offset, length)
+        if length <= WRITE_NOW and self._prompt(fd, at, length):
+            self._write_here(fd, at, offset, length, (data,))
             return None
-        return self._run(offset, self._write_blocking, fd, at, offset, data)
+        return self._run(offset, self._write_blocking, fd, at, offset, length, (data,))
 
     def start_flush(self) -> asyncio.Future[None] | None:
         """Return None if nothing was written since the last flush, otherwise a future that is done when all of it is stable."""
         self._check(0, 0)
         return self._run(0, self._flush_blocking) if self._unsynced() else None
+
+    def read_now(self, offset: int, length: int, pieces: Sequence[memoryview]) -> bool:
+        """Read into ``pieces`` if the page cache has it all. False: it has not, and what is in them means nothing."""
+        self._check(offset, length)
+        if length > READ_NOW or len(pieces) > PIECES or not self._nowait:
+            return False
+        segments = self._segments(offset, length)
+        if len(segments) != 1 or segments[0][3] != length:
+            return False
+        fd, at, _, _ = segments[0]
+        return self._read_cached(fd, pieces, at, length)
+
+    def write_now(self, offset: int, length: int, pieces: Sequence[memoryview]) -> bool:
+        """Write ``pieces`` to the page cache. False, and nothing was written, if that may take the host some time."""
+        fd, at = self._place(offset, length)
+        if length > WRITE_NOW or len(pieces) > PIECES or not self._prompt(fd, at, length):
+            return False
+        self._write_here(fd, at, offset, length, pieces)
+        return True
 
     async def read(self, offset: int, length: int) -> bytearray:
         """Return ``length`` bytes at ``offset``."""
@@ -238,16 +247,19 @@ class BackingFile:
         return segments
 
     def _read_now(self, segments: list[Segment], buffer: bytearray) -> bool:
+        for fd, at, start, length in segments:
+            target = buffer if length == len(buffer) else memoryview(buffer)[start : start + length]
+            if not self._read_cached(fd, (target,), at, length):
+                return False
+        return True
+
+    def _read_cached(self, fd: int, pieces: Sequence[bytearray | memoryview], at: int, length: int) -> bool:
         try:
-            for fd, at, start, length in segments:
-                target = buffer if length == len(buffer) else memoryview(buffer)[start : start + length]
-                if os.preadv(fd, [target], at, os.RWF_NOWAIT) != length:
-                    return False
+            return os.preadv(fd, pieces, at, os.RWF_NOWAIT) == length
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 self._nowait = False  # this file system cannot tell (tmpfs): everything goes to the threads
             return False  # not cached; a real error comes back from the thread
-        return True
 
     def _read_blocking(self, segments: list[Segment], buffer: bytearray) -> bytearray:
         view = memoryview(buffer)
@@ -260,6 +272,29 @@ class BackingFile:
                 done += got
         return buffer
 
+    def _place(self, offset: int, length: int) -> tuple[int, int]:
+        """Return where a write goes: file descriptor and offset in that file."""
+        self._check(offset, length)
+        if self.read_only:
+            raise BlockError(BlockFault.READ_ONLY, offset // SECTOR)
+        return (self._fd, offset) if self.overlay is None else (self.overlay.fd, self.overlay.data_offset + offset)
+
+    def _prompt(self, fd: int, at: int, length: int) -> bool:
+        """Whether a write to the page cache is likely to take no time."""
+        if self._patience:
+            self._patience -= 1
+            return False
+        return self._settled(fd, at) and self._settled(fd, at + length)
+
+    def _write_here(self, fd: int, at: int, offset: int, length: int, pieces: Sequence[Data]) -> None:
+        began = perf_counter_ns()
+        try:
+            self._write_blocking(fd, at, offset, length, pieces)
+        except OSError as error:
+            raise self._medium(offset, error) from error
+        if perf_counter_ns() - began > SLOW:
+            self._patience = PATIENCE
+
     def _settled(self, fd: int, edge: int) -> bool:
         """Whether a write may begin or end at ``edge`` without the kernel having to read the rest of that page first."""
         if not edge % PAGE:
@@ -270,14 +305,16 @@ class BackingFile:
             return False
         return True
 
-    def _write_blocking(self, fd: int, at: int, offset: int, data: Data) -> None:
-        _write_all(fd, at, data)
+    def _write_blocking(self, fd: int, at: int, offset: int, length: int, pieces: Sequence[Data]) -> None:
+        done = os.pwritev(fd, pieces, at)
+        if done < length:  # the host has no room for more, and says so next time
+            _write_all(fd, at + done, memoryview(b"".join(pieces))[done:])
         if self.overlay is not None:
-            self.overlay.mark(offset // SECTOR, len(data) // SECTOR)
+            self.overlay.mark(offset // SECTOR, length // SECTOR)
         with self._lock:
             self._writes += 1
             if self.overlay is None:
-                self._present = max(self._present, offset + len(data))
+                self._present = max(self._present, offset + length)
 
     def _flush_blocking(self) -> None:
         with self._flushing:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
-from avmm.host.requests import Op, Stage, StorageRequest, StorageStage
+from avmm.host.requests import Op, StorageRequest, StorageStage
 
 LARGEST = (1 << 20) // SECTOR
 """Sectors in one request to the port driver, at most: 1 MiB."""
@@ -21,7 +21,7 @@ LARGEST = (1 << 20) // SECTOR
 class ClassDriver(StorageStage):
     """Hands requests for a medium of ``sectors`` sectors to the ``port`` driver."""
 
-    def __init__(self, name: str, port: Stage[StorageRequest], sectors: int, read_only: bool) -> None:
+    def __init__(self, name: str, port: StorageStage, sectors: int, read_only: bool) -> None:
         super().__init__(f"class:{name}")
         self.port = port
         self.sectors = sectors
@@ -46,6 +46,13 @@ class ClassDriver(StorageStage):
                 return
         if not self.port.offer(item):
             await self.port.put(item)
+
+    def at_once(self, item: StorageRequest) -> bool:
+        item.hop(self.name)
+        if not self.idle or item.count > LARGEST:
+            return False
+        self._check(item)
+        return self.port.at_once(item)
 
     def _check(self, request: StorageRequest) -> None:
         if request.op is not Op.READ and self.read_only:

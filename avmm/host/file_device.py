@@ -39,6 +39,13 @@ class FileDevice(StorageStage):
         else:
             item.finish(answer)
 
+    def at_once(self, item: StorageRequest) -> bool:
+        item.hop(self.name)
+        if not self.idle:
+            return False
+        now = self.file.read_now if item.op is Op.READ else self.file.write_now
+        return now(item.lba * SECTOR, item.count * SECTOR, item.pieces)
+
 
 def _finish(request: StorageRequest, answer: asyncio.Future[Any]) -> None:
     if (error := answer.exception()) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from avmm.host.requests import Stage, StorageRequest, StorageStage
+from avmm.host.requests import StorageRequest, StorageStage
 
 IN_FLIGHT = 32
 """How many requests the device has at once, at most."""
@@ -17,7 +17,7 @@ IN_FLIGHT = 32
 class PortDriver(StorageStage):
     """Hands requests to ``device``."""
 
-    def __init__(self, name: str, device: Stage[StorageRequest], depth: int = IN_FLIGHT) -> None:
+    def __init__(self, name: str, device: StorageStage, depth: int = IN_FLIGHT) -> None:
         super().__init__(f"port:{name}")
         self.device = device
         self.depth = depth
@@ -33,6 +33,10 @@ class PortDriver(StorageStage):
         item.on_finish(self._finished)
         if not self.device.offer(item):
             await self.device.put(item)
+
+    def at_once(self, item: StorageRequest) -> bool:
+        item.hop(self.name)
+        return self.idle and not self._must_wait(item) and self.device.at_once(item)
 
     def _must_wait(self, request: StorageRequest) -> bool:
         in_flight = self.in_flight

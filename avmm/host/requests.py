@@ -5,6 +5,9 @@ by completion routines, last one pushed first, in the task that finished the req
 served and nothing in the inbox, begins a request in the task that offers it; what the request then has to wait for is waited
 for in the stage's own task. So the order is that of the inbox, and a cached read costs no task switch.
 
+A prompt request, one whose ``pieces`` are a guest's memory, passes idle stages as plain calls (:meth:`StorageStage.at_once`) and
+is performed before the first of them returns, or not at all.
+
 The invariant: a request given to a stage is finished exactly once, by an answer or by an error, even if the task that
 holds it is cancelled.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic_ns
 from typing import Any, Generic, TypeVar
 
@@ -44,10 +47,18 @@ class Op(enum.Enum):
 class StorageRequest:
     """One request for the medium, with the id it has had since the trap (or the ring), and its path."""
 
-    __slots__ = ("_routines", "count", "data", "error", "finished", "hops", "id", "lba", "op")
+    __slots__ = ("_routines", "count", "data", "error", "finished", "hops", "id", "lba", "op", "pieces")
 
     def __init__(
-        self, id: int, op: Op, lba: int = 0, count: int = 0, data: Data = b"", *, hops: list[tuple[str, int]] | None = None
+        self,
+        id: int,
+        op: Op,
+        lba: int = 0,
+        count: int = 0,
+        data: Data = b"",
+        *,
+        pieces: Sequence[memoryview] = (),
+        hops: list[tuple[str, int]] | None = None,
     ) -> None:
         self.id = id
         self.op = op
@@ -55,6 +66,8 @@ class StorageRequest:
         self.count = count
         self.data = data
         """The sectors to write, or those that were read."""
+        self.pieces = pieces
+        """Of a prompt request: where the sectors are read to, or written from."""
         self.error: BaseException | None = None
         self.finished = False
         self.hops: list[tuple[str, int]] = [] if hops is None else hops
@@ -201,10 +214,19 @@ class StorageStage(Stage[StorageRequest]):
 
     def offer(self, item: StorageRequest) -> bool:
         """Begin ``item`` at once if the stage is idle, otherwise as any stage does."""
-        if self._current is None and self.task is not None and not self.ended and self.inbox.empty():
+        if self.idle:
             self._start_here(item)
             return True
         return super().offer(item)
+
+    @property
+    def idle(self) -> bool:
+        """Whether a request that comes now is the only one here."""
+        return self._current is None and self.task is not None and not self.ended and self.inbox.empty()
+
+    def at_once(self, item: StorageRequest) -> bool:
+        """Perform a prompt request now, or return False: a stage was not idle, or it would have to wait. Raises BlockError."""
+        return False
 
     def reject(self, item: StorageRequest, error: Exception) -> None:
         item.finish(error=BlockError(BlockFault.NO_MEDIUM, item.lba, str(error)) if isinstance(error, StageEnded) else error)

@@ -12,7 +12,7 @@ every stage taking part 19-22 us, below the 25 it may cost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
@@ -24,7 +24,7 @@ from avmm.host.backing import BackingFile, Mode
 from avmm.host.class_driver import ClassDriver
 from avmm.host.file_device import FileDevice
 from avmm.host.port_driver import PortDriver
-from avmm.host.requests import Data, Op, Stage, StorageRequest, StorageStage
+from avmm.host.requests import Data, Op, StorageRequest, StorageStage
 from avmm.hypervisor.irp import journey, next_id
 
 
@@ -44,7 +44,7 @@ class DiskStats:
 class VirtualizationDriver(StorageStage):
     """Receives the requests of a VM-C and hands them to the kernel-mode stack, ``below``."""
 
-    def __init__(self, name: str, below: Stage[StorageRequest]) -> None:
+    def __init__(self, name: str, below: StorageStage) -> None:
         super().__init__(f"virtualization:{name}")
         self.below = below
         self.stats = DiskStats()
@@ -57,6 +57,20 @@ class VirtualizationDriver(StorageStage):
         item.on_finish(self._finished)
         if not self.below.offer(item):
             await self.below.put(item)
+
+    def at_once(self, item: StorageRequest) -> bool:
+        item.hop(self.name)
+        if not self.idle:
+            return False
+        try:
+            if not self.below.at_once(item):
+                return False
+        except BlockError as error:
+            item.finish(error=error)
+        else:
+            item.finish()
+        self._finished(item)
+        return True
 
     def _finished(self, request: StorageRequest) -> None:
         stats = self.stats
@@ -155,6 +169,24 @@ class Disk:
     async def discard(self, lba: int, count: int, *, id: int = 0) -> None:
         """Tell that the sectors' contents no longer matter. A hint: they keep them."""
         await self._ask(Op.DISCARD, lba, count, b"", id)
+
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+        """Read straight into ``pieces`` if the page cache has the sectors and nobody is before us; see ``PromptDevice``."""
+        return self._ask_now(Op.READ, lba, count, pieces, id)
+
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+        """Write straight from ``pieces`` to the page cache if nobody is before us; see ``PromptDevice``."""
+        return self._ask_now(Op.WRITE, lba, count, pieces, id)
+
+    def _ask_now(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], id: int) -> bool:
+        if self.closed:
+            return False
+        request = StorageRequest(id or journey.get() or next_id(), op, lba, count, pieces=pieces)
+        if not self._driver.at_once(request):
+            return False
+        if request.error is not None:
+            raise request.error
+        return True
 
     async def _ask(self, op: Op, lba: int, count: int, data: bytes, id: int) -> StorageRequest:
         if self.closed:

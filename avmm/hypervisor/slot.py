@@ -116,25 +116,27 @@ class Slot:
                 line.connect(self.partition.line(number).set)
         return line
 
-    def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
+    def start(
+        self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
+    ) -> None:
         """Run a device's work in the background; see ``Board.start``."""
         if self._light is Light.LIT:
             job = _Job(done)
             self._jobs.append(job)
-            self._begin(job, work, latency)
+            self._begin(job, work, latency, inline)
         elif self._light is Light.DARK:
             self._noted.append((work, done, latency))
         else:
             work.close()
 
-    def _begin(self, job: _Job, work: Coroutine[Any, Any, Any], latency: int) -> None:
+    def _begin(self, job: _Job, work: Coroutine[Any, Any, Any], latency: int, inline: bool = False) -> None:
         jobs = self._jobs
 
         def finished(result: Any) -> None:
             jobs.remove(job)
             job.done(result)
 
-        job.timer = self.partition.begin(work, finished, latency)
+        job.timer = self.partition.begin(work, finished, latency, inline=inline)
 
     def trace(self, event: str, **fields: object) -> None:
         """Record something worth knowing, rate-limited."""

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from avmm.clock import Clock, Timer, VirtualClock, WallClock
+from avmm.clock import Clock, Timer, VirtualClock
 from avmm.started import Started
 
 T = TypeVar("T")
@@ -31,22 +31,43 @@ class Work:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
+    def start(
+        self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
+    ) -> None:
         """Run a device's work in the background; see ``Board.start``."""
-        self.begin(work, done, latency)
+        self.begin(work, done, latency, inline=inline)
 
-    def begin(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> Timer | None:
+    def begin(
+        self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
+    ) -> Timer | None:
         """Do that, and return the timer that will tell the device: in virtual time there is one."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        task = (_begin if isinstance(self._clock, WallClock) else _task)(loop, work, self._name)
-        self._in_flight.add(task)
-        self._idle.clear()
-        if isinstance(self._clock, WallClock):
-            self._busy(True)
         timer: Timer | None = None
+        task: asyncio.Future[T]
         if isinstance(self._clock, VirtualClock):
+            task = loop.create_task(work, name=self._name)
             timer = self._clock.timer(lambda: self._deliver(task, done))
             timer.ready = loop.create_future()
+        else:  # most work does not have to wait, and needs no task
+            try:
+                blocker = work.send(None)
+            except StopIteration as stop:
+                if inline:
+                    self._hand_over(stop.value, done)
+                    return None
+                task = loop.create_future()
+                task.set_result(stop.value)
+            except Exception as error:
+                if inline:
+                    self._hand_over(error, done)
+                    return None
+                task = loop.create_future()
+                task.set_exception(error)
+            else:
+                task = loop.create_task(_go_on(Started(work, blocker)), name=self._name)
+            self._busy(True)
+        self._in_flight.add(task)
+        self._idle.clear()
 
         def finished(task: asyncio.Future[Any]) -> None:
             self._in_flight.discard(task)
@@ -79,32 +100,15 @@ class Work:
         await asyncio.gather(*self._in_flight, return_exceptions=True)
 
     def _deliver(self, task: asyncio.Future[Any], done: Callable[[Any], None]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
+        if not task.cancelled():
+            error = task.exception()
+            self._hand_over(error if error is not None else task.result(), done)
+
+    def _hand_over(self, result: Any, done: Callable[[Any], None]) -> None:
         try:
-            done(error if error is not None else task.result())
+            done(result)
         except Exception as bug:
             self._failed(bug)
-
-
-def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
-    return loop.create_task(work, name=name)
-
-
-def _begin(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], name: str) -> asyncio.Future[T]:
-    """Begin the work; most of it does not have to wait and needs no task."""
-    try:
-        blocker = work.send(None)
-    except StopIteration as stop:
-        ended: asyncio.Future[T] = loop.create_future()
-        ended.set_result(stop.value)
-        return ended
-    except Exception as error:
-        failed: asyncio.Future[T] = loop.create_future()
-        failed.set_exception(error)
-        return failed
-    return loop.create_task(_go_on(Started(work, blocker)), name=name)
 
 
 async def _go_on(started: Started[T]) -> T:

@@ -44,9 +44,11 @@ class Cable:
         """Return the device's own end of a wire; whoever drives the device connects the other."""
         return self._lines.setdefault(number, InterruptLine(number))
 
-    def start(self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0) -> None:
+    def start(
+        self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
+    ) -> None:
         """Run a device's work in the background; see ``Board.start``."""
-        self.board.start(work, done, latency)
+        self.board.start(work, done, latency, inline=inline)
 
     def trace(self, event: str, **fields: object) -> None:
         """Record something worth knowing."""

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from avmm.clock import MICROSECOND
-from avmm.memory import GuestMemory
+from avmm.clock import MICROSECOND, VirtualClock
+from avmm.memory import GuestMemory, Segment
 from avmm.storage import scsi_pages, sense, wire
 from avmm.storage.scsi_disk import Command, Result, ScsiDisk, Work
 from avmm.storage.sense import SenseKey
 from avmm.storage.storvsp import Execute, ProtocolError, Reset, StorVsp
 from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
-from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, GpaRanges, Offer, Packet, PacketKind
+from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer, Packet, PacketKind
 
 DEPTH: Final = 256
 """SCSI requests in flight, at most."""
@@ -73,6 +73,7 @@ class ScsiController:
         self.depth = depth
         self._offer = Offer(wire.SCSI_INTERFACE, instance, bytes(120), ENUMERATE_INTERFACE, name=name)
         self._channel: ChannelEnd | None = None
+        self._prompt = False
         self._protocol = StorVsp()
         self._in_flight: dict[_Exchange, None] = {}  # in the order they came
         self._waiting: deque[tuple[bytes, int]] = deque()
@@ -126,6 +127,7 @@ class ScsiController:
         """The guest's driver came: it has to initialize the controller."""
         self.closed()
         self._channel = channel
+        self._prompt = not isinstance(channel.board.clock, VirtualClock)
         self._protocol = StorVsp()
         channel.limit(self.depth, wire.PACKET_V2_SIZE)
         channel.on_room = self._room
@@ -177,12 +179,26 @@ class ScsiController:
         if disk is None or cdb[:1] == b"\xa0":
             self._for_nobody(exchange, request, cdb, present=disk is not None)
             return
-        data = _fetch(packet.ranges, channel.memory, length) if out and length else b""
-        result = disk.execute(Command(cdb, data, length if into else 0))
-        if isinstance(result, Result):
-            self._finish(exchange, result)
+        segments = packet.ranges.segments(length) if length and (out or into) else []
+        result = disk.execute(self._command(cdb, channel.memory, segments, length, out=out))
+        if isinstance(result, Work):
+            self._start(channel, exchange, result)
             return
-        self._start(channel, exchange, result)
+        if result.placed:
+            channel.memory.changed(segments)
+        self._finish(exchange, result)
+
+    def _command(self, cdb: bytes, memory: GuestMemory, segments: list[Segment], length: int, *, out: bool) -> Command:
+        """Return the command with the guest's memory to it; in virtual time with a copy of what it sends, and room.
+
+        There data must not be in the guest's memory before the time that the command takes is over.
+        """
+        if not segments:
+            return Command(cdb)
+        pieces = memory.pieces(segments) if self._prompt else None
+        if pieces is not None:
+            return Command(cdb, None, pieces=pieces, sent=length) if out else Command(cdb, room=length, pieces=pieces)
+        return Command(cdb, b"".join([memory.read(*one) for one in segments])) if out else Command(cdb, room=length)
 
     def _start(self, channel: ChannelEnd, exchange: _Exchange, work: Work) -> None:
         self._in_flight[exchange] = None
@@ -198,7 +214,7 @@ class ScsiController:
             if not self._in_flight and self.on_idle is not None:
                 self.on_idle()
 
-        channel.board.start(work.coroutine, done, COMMAND_TIME + work.sectors * SECTOR_TIME)
+        channel.board.start(work.coroutine, done, COMMAND_TIME + work.sectors * SECTOR_TIME, inline=True)
 
     def _find(self, request: ScsiRequest) -> ScsiDisk | None:
         return self.luns.get((request.path, request.target, request.lun))
@@ -231,7 +247,7 @@ class ScsiController:
             return
         if result.data:
             exchange.packet.ranges.write(channel.memory, result.data)
-            self.stats.bytes_read += len(result.data)
+        self.stats.bytes_read += len(result.data) or result.placed
         self.stats.bytes_written += result.taken
         if result.sense is None:
             self._end(exchange, SrbStatus.SUCCESS, result)
@@ -283,19 +299,6 @@ class ScsiController:
             return
         sent = payload is not None and not self._waiting and self._channel.send(PacketKind.IN_BAND, payload, 0)
         self._rescan_wanted = not sent
-
-
-def _fetch(ranges: GpaRanges, memory: GuestMemory, length: int) -> bytes:
-    """Return the first ``length`` bytes of the ranges, which may name far more."""
-    if ranges.byte_count == length:
-        return ranges.read(memory)
-    parts = []
-    for address, size in (segment for one in ranges for segment in one.segments()):
-        parts.append(memory.read(address, min(size, length)))
-        length -= len(parts[-1])
-        if not length:
-            break
-    return b"".join(parts)
 
 
 class IdeAccelerator(ScsiController):

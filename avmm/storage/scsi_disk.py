@@ -1,8 +1,8 @@
 """A SCSI disk: command descriptor blocks in, data, status and sense out, over a BlockDevice of VM-H.
 
 Follows SBC-3 and SPC-4. Commands that need no medium are answered at once; the others come back as :class:`Work`, a
-coroutine for the board to run, so several can be in flight and end in any order. The disk knows neither StorVSP nor
-where its data come from or go to in guest memory.
+coroutine for the board to run, so several can be in flight and end in any order. The disk does not know StorVSP. Where
+the initiator's memory is given with a command, sectors that need no waiting go straight between it and the medium.
 
 The invariants: nothing a guest can put into a CDB or its parameters raises, and no command touches the medium unless all
 of its sectors exist and the data it announced fit the buffer it gave.
@@ -11,11 +11,10 @@ of its sectors exist and the data it announced fit the buffer it gave.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, runtime_checkable
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
-from avmm.devices.block import SECTOR, BlockDevice, BlockError, BlockFault
+from avmm.devices.block import SECTOR, BlockDevice, BlockError, BlockFault, PromptDevice
 from avmm.storage import scsi_pages as pages
 from avmm.storage import sense as codes
 from avmm.storage.sense import ScsiStatus, Sense
@@ -31,13 +30,14 @@ class Trimmable(Protocol):
         """Take note that the sectors' contents no longer matter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """How a command ended. ``data`` are for the initiator; ``moved`` says how many bytes went either way."""
 
     data: bytes | bytearray = b""
     sense: Sense | None = None
     taken: int = 0
+    placed: int = 0
+    """Bytes that are in the initiator's memory already."""
 
     @property
     def status(self) -> ScsiStatus:
@@ -47,24 +47,41 @@ class Result:
     @property
     def moved(self) -> int:
         """Bytes transferred, in whichever direction."""
-        return len(self.data) or self.taken
+        return len(self.data) or self.taken or self.placed
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """A command that has to wait for the medium: run ``coroutine`` for its Result. ``sectors`` is how much it moves."""
 
     coroutine: Coroutine[Any, Any, Result]
     sectors: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Command:
-    """One command as it arrives: the CDB, the parameters or sectors sent with it, the room for what it returns."""
+    """One command as it arrives: the CDB, the parameters or sectors sent with it, the room for what it returns.
 
-    cdb: bytes
-    data: bytes = b""
-    room: int = 0
+    ``pieces`` are the initiator's memory for either, to be used only while the command is begun. Without ``data`` they are
+    what was sent, and copied once when somebody looks.
+    """
+
+    __slots__ = ("_data", "cdb", "pieces", "room", "sent")
+
+    def __init__(
+        self, cdb: bytes, data: bytes | None = b"", room: int = 0, *, pieces: Sequence[memoryview] = (), sent: int | None = None
+    ) -> None:
+        self.cdb = cdb
+        self._data = data
+        self.room = room
+        self.pieces = pieces
+        self.sent = len(data or b"") if sent is None else sent
+        """Bytes sent with it."""
+
+    @property
+    def data(self) -> bytes:
+        """What was sent with it."""
+        if self._data is None:
+            self._data = b"".join(self.pieces)
+        return self._data
 
 
 GOOD: Final = Result()
@@ -81,6 +98,7 @@ class ScsiDisk:
 
     def __init__(self, medium: BlockDevice, serial: str = "AVMM00001", *, identity: pages.Identity | None = None) -> None:
         self.medium = medium
+        self._prompt = medium if isinstance(medium, PromptDevice) else None
         self.identity = identity or pages.Identity(serial)
         self.inject: Inject | None = None
         self.attention: list[Sense] = []
@@ -168,6 +186,8 @@ class ScsiDisk:
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
+        if command.pieces and count * SECTOR == command.room and (result := self._at_once(lba, count, command.pieces)) is not None:
+            return result
         return Work(self._do_read(lba, count), count)
 
     async def _do_read(self, lba: int, count: int) -> Result:
@@ -181,12 +201,16 @@ class ScsiDisk:
         cdb = command.cdb
         lba, count = _address(cdb)
         sense = self._check(command, lba, count, writing=True)
-        if sense is None and count * SECTOR > len(command.data):
+        if sense is None and count * SECTOR > command.sent:
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
-        data = command.data if len(command.data) == count * SECTOR else command.data[: count * SECTOR]
         force_unit_access = cdb[0] != 0x0A and cdb[1] & 8 != 0
+        if command.pieces and count * SECTOR == command.sent and not force_unit_access:
+            result = self._at_once(lba, count, command.pieces, writing=True)
+            if result is not None:
+                return result
+        data = command.data if command.sent == count * SECTOR else command.data[: count * SECTOR]
         return Work(self._do_write(lba, data, force_unit_access), count)
 
     async def _do_write(self, lba: int, data: bytes, force_unit_access: bool) -> Result:
@@ -200,11 +224,23 @@ class ScsiDisk:
             return Result(sense=codes.of_fault(error.fault, error.lba, writing=True))
         return Result(taken=len(data))
 
+    def _at_once(self, lba: int, count: int, pieces: Sequence[memoryview], *, writing: bool = False) -> Result | None:
+        """Move sectors between the initiator's memory and a medium that needs no waiting; None where it does."""
+        prompt = self._prompt
+        if prompt is None or self.inject is not None:
+            return None
+        try:
+            if not (prompt.write_now if writing else prompt.read_now)(lba, count, pieces):
+                return None
+        except BlockError as error:
+            return Result(sense=codes.of_fault(error.fault, error.lba, writing=writing))
+        return Result(taken=count * SECTOR) if writing else Result(placed=count * SECTOR)
+
     def _verify(self, command: Command) -> Result | Work:
         lba, count = _address(command.cdb)
         compare = command.cdb[1] >> 1 & 3
         sense = self._check(command, lba, count)
-        if sense is None and (compare > 1 or (compare and count * SECTOR > len(command.data))):
+        if sense is None and (compare > 1 or (compare and count * SECTOR > command.sent)):
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
@@ -245,7 +281,7 @@ class ScsiDisk:
         sense = self._check(command, lba, count, writing=True)
         if sense is None and (not count or anchor or (unmap and not self.thin) or (not unmap and count > pages.MAX_WRITE_SAME)):
             sense = codes.INVALID_FIELD
-        if sense is None and not no_data and len(command.data) < SECTOR:
+        if sense is None and not no_data and command.sent < SECTOR:
             sense = codes.INVALID_FIELD
         if sense is not None:
             return Result(sense=sense)
@@ -266,7 +302,7 @@ class ScsiDisk:
         if not self.thin:
             return Result(sense=codes.INVALID_OPCODE)
         length = int.from_bytes(command.cdb[7:9], "big")
-        if command.cdb[1] & 1 or length > len(command.data):  # ANCHOR, or parameters that were not sent
+        if command.cdb[1] & 1 or length > command.sent:  # ANCHOR, or parameters that were not sent
             return Result(sense=codes.INVALID_FIELD)
         if not length:
             return GOOD

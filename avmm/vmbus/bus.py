@@ -153,8 +153,8 @@ class VmBus(Device):
         one = self._open.get(number)
         if one is not None:
             one.channel.stats.signals += 1
-            one.worker.ring()
-            self._attention()
+            if not one.worker.attend():
+                self._attention()
         return Status.SUCCESS
 
     # -- what the connection wants done

@@ -19,7 +19,7 @@ from avmm.vmbus.ring import Incoming, Outgoing, RingError, RingMemory
 from avmm.vmbus.server import ChannelServer, GpaRange, GpaRanges, Packet
 from avmm.vmbus.wire import COMPLETION_REQUESTED, PacketKind, WireError, pack_packet, packet_length, unpack_packet
 
-TURN = 256
+TURN = 32
 """Packets taken in one turn; then others have theirs."""
 REQUESTS, REPLY_BYTES = 256, 64
 _IN_BAND, _COMPLETION = PacketKind.IN_BAND, PacketKind.COMPLETION

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from avmm.devices.device import Board
-from avmm.memory import PAGE, GuestMemory
+from avmm.memory import PAGE, GuestMemory, Segment
 from avmm.vmbus.wire import PacketKind as PacketKind  # noqa: PLC0414 - servers take it from here
 from avmm.vmbus.wire import PageRange
 
@@ -96,6 +96,20 @@ class GpaRanges(tuple[GpaRange, ...]):
     def byte_count(self) -> int:
         """The bytes of all ranges together."""
         return sum(one.byte_count for one in self)
+
+    def segments(self, length: int) -> list[Segment]:
+        """Return (guest-physical address, length) of each contiguous piece of the first ``length`` bytes, in order."""
+        if len(self) == 1 and len(self[0].pfns) == 1:
+            one = self[0]
+            return [(one.pfns[0] * PAGE + one.byte_offset, min(length, one.byte_count))]
+        segments: list[Segment] = []
+        for one in self:
+            for address, size in one.segments():
+                if length <= 0:
+                    return segments
+                segments.append((address, min(size, length)))
+                length -= size
+        return segments
 
     def read(self, memory: GuestMemory) -> bytes:
         """Return the bytes of all ranges."""

@@ -29,7 +29,7 @@ class Worker:
         self._failed = failed
         self._held = self._missed = False
         self._timer = clock.timer(self._turn) if isinstance(clock, VirtualClock) else None
-        self._rung = False
+        self._rung = self._turning = False
         self._bell: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -47,6 +47,18 @@ class Worker:
                 self._bell.set_result(None)
         elif not self._timer.armed:
             self._timer.arm(self._clock.now() + SIGNAL_LATENCY)
+
+    def attend(self) -> bool:
+        """The guest signalled and stands in its exit. Returns whether that was all: nothing is left for the event loop to do.
+
+        In real time an idle worker looks at the ring here and now, as a task switch would cost more than most requests; whatever
+        comes while it looks, or is too much for one turn, its task does.
+        """
+        if self._bell is None or self._bell.done() or self._turning:
+            self.ring()
+            return False
+        self._turn()
+        return not self._rung
 
     def hold(self, held: bool) -> None:
         """Stand still, or go on with what was rung for meanwhile."""
@@ -76,10 +88,13 @@ class Worker:
         if self._held:
             self._missed = True
             return
+        self._turning = True
         try:
             self._service()
         except Exception as bug:  # ours, not the guest's: it stops the machine, with a report
             self._failed(bug)
+        finally:
+            self._turning = False
 
 
 def _nothing() -> None:

@@ -30,7 +30,7 @@ class Bench:
     def line(self, number: int) -> InterruptLine:
         return self.lines.setdefault(number, InterruptLine(number))
 
-    def start(self, work: Coroutine[Any, Any, Any], done: Callable[[Any], None], latency: int = 0) -> None:
+    def start(self, work: Coroutine[Any, Any, Any], done: Callable[[Any], None], latency: int = 0, *, inline: bool = False) -> None:
         """Run ``work`` at once (it must not really wait) and deliver its result ``latency`` ns later."""
         result: Any
         try:

@@ -282,7 +282,7 @@ async def test_host_errors_are_medium_errors(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "pwritev", full)
         with pytest.raises(BlockError, match="No space left") as caught:
             await file.write(5 * SECTOR, bytes(length))
         assert (caught.value.fault, caught.value.lba) == (BlockFault.MEDIUM, 5)
@@ -430,8 +430,8 @@ STEPS = st.lists(st.tuples(OPS, st.integers(0, 39), st.integers(1, 24), st.integ
 
 
 @settings(derandomize=True, max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=STEPS, overlaid=st.booleans(), small=st.booleans())
-def test_random_requests_against_a_bytearray(tmp_path: Path, steps: list[Step], overlaid: bool, small: bool) -> None:
+@given(steps=STEPS, overlaid=st.booleans(), small=st.booleans(), prompt=st.booleans())
+def test_random_requests_against_a_bytearray(tmp_path: Path, steps: list[Step], overlaid: bool, small: bool, prompt: bool) -> None:
     path, changes = tmp_path / "r.img", tmp_path / "r.overlay"
     path.write_bytes(bytes(40 * SECTOR))
     changes.unlink(missing_ok=True)
@@ -445,10 +445,16 @@ def test_random_requests_against_a_bytearray(tmp_path: Path, steps: list[Step], 
         for op, lba, wanted, value in steps:
             count = min(wanted, 40 - lba)
             place = slice(lba * SECTOR, (lba + count) * SECTOR)
+            length = count * SECTOR
             if op == "read":
-                assert await file.read(place.start, count * SECTOR) == model[place]
+                buffer = memoryview(bytearray(length))
+                if prompt and file.read_now(place.start, length, [buffer[:100], buffer[100:]]):
+                    assert buffer == model[place]
+                assert await file.read(place.start, length) == model[place]
             elif op == "write":
-                await file.write(place.start, data := bytes([value]) * (count * SECTOR))
+                data = memoryview(bytes([value]) * length)
+                if not prompt or not file.write_now(place.start, length, [data[:10], data[10:]]):
+                    await file.write(place.start, data)
                 model[place] = data
             elif op == "flush":
                 await file.flush()

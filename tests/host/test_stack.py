@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from avmm.devices.block import BlockDevice, BlockError, BlockFault
+from avmm.devices.block import BlockDevice, BlockError, BlockFault, PromptDevice
 from avmm.host import backing
 from avmm.host.class_driver import LARGEST, ClassDriver
 from avmm.host.port_driver import PortDriver
@@ -99,6 +99,56 @@ async def test_requests_carry_the_id_of_their_journey(image: Path) -> None:
         assert disk.last_request.id == 4711
         await disk.read(0, 1)
         assert disk.last_request.id not in (0, 77, 4711)
+
+
+@pytest.mark.asyncio
+async def test_m1_a_prompt_request_passes_every_stage_in_one_call(image: Path) -> None:
+    before = image.read_bytes()
+    async with await Disk.open(image, name="hd0") as disk:
+        await asyncio.sleep(0)
+        device: PromptDevice = disk
+        buffer = bytearray(3 * SECTOR)
+        pieces = [memoryview(buffer)[:100], memoryview(buffer)[100:]]
+        token = journey.set(4711)
+        assert device.read_now(7, 3, pieces)
+        journey.reset(token)
+        assert buffer == before[7 * SECTOR : 10 * SECTOR]
+        assert disk.last_request is not None
+        assert disk.last_request.id == 4711
+        assert [name for name, _ in disk.last_request.hops] == ["virtualization:hd0", "class:hd0", "port:hd0", "file:hd0", "done"]
+        assert device.write_now(20, 3, pieces)
+        assert await disk.read(20, 3) == buffer
+        assert (disk.stats.requests, disk.stats.bytes_read, disk.stats.bytes_written) == (3, 6 * SECTOR, 3 * SECTOR)
+        with pytest.raises(BlockError) as caught:
+            device.read_now(10239, 3, pieces)
+        assert (caught.value.fault, caught.value.lba, disk.stats.errors) == (BlockFault.RANGE, 10240, 1)
+        assert not device.read_now(0, 2 * LARGEST, [memoryview(bytearray(2 * LARGEST * SECTOR))])
+        assert disk.stats.requests == 4, "what was not done is not counted"
+    assert not device.read_now(0, 3, pieces), "closed"
+
+
+@pytest.mark.asyncio
+async def test_a_prompt_request_does_not_overtake() -> None:
+    bottom = Bottom()
+    port = PortDriver("p", bottom)
+    stack = ClassDriver("c", port, 1000, False)
+    bottom.start_all(port, stack)
+    await settle()
+    bottom.at_once = lambda item: True  # type: ignore[method-assign]
+
+    def now(op: Op, lba: int) -> bool:
+        return stack.at_once(StorageRequest(1, op, lba, 1, pieces=[memoryview(bytearray(SECTOR))]))
+
+    assert now(Op.READ, 5)
+    assert stack.offer(request(Op.WRITE, 5))
+    assert not now(Op.READ, 5), "a write of that sector is on its way"
+    assert not now(Op.WRITE, 5)
+    assert now(Op.READ, 6)
+    flush = request(Op.FLUSH)
+    assert stack.offer(flush)
+    assert not now(Op.WRITE, 6), "a flush waits in the class driver"
+    for stage in (stack, port, bottom):
+        await stage.stop()
 
 
 @pytest.mark.asyncio

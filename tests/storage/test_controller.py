@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avmm.devices.block import SECTOR, BlockFault
-from avmm.memory import PAGE
+from avmm.memory import PAGE, GuestMemory
 from avmm.storage import wire
 from avmm.storage.controller import IdeAccelerator, ScsiController
 from avmm.storage.scsi_disk import ScsiDisk
@@ -79,21 +79,20 @@ def test_no_more_is_read_than_the_request_moves() -> None:
     driver.memory.write(0x30800, b"first" * 410)
     driver.memory.write(0x11000, b"second" * 700)
     seen: list[int] = []
-    read = driver.memory.read
 
-    class Watched:
+    class Watched(GuestMemory):
         def read(self, address: int, length: int) -> bytes:
             seen.append(length)
-            return read(address, length)
+            return super().read(address, length)
 
-    driver.channel.__class__ = type("Spy", (FakeChannel,), {"memory": Watched()})
+    driver.channel.__class__ = type("Spy", (FakeChannel,), {"memory": Watched(driver.memory.view)})
     request = ScsiRequest(cdb_length=10, direction=Direction.OUT, transfer_length=4096, cdb=write_10(0, 8))
     payload = VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(64)
     huge = GpaRanges([GpaRange(1 << 29, 0x800, (0x30, 0x11, *([0x52] * (1 << 17))))])
     driver.controller.received(Packet(PacketKind.GPA_DIRECT, 1, 5, payload, huge))
     assert driver.answers()[5].good
     assert sum(seen) == 4096
-    assert medium.data[:4096] == (read(0x30800, 0x800) + read(0x11000, 0x800))
+    assert medium.data[:4096] == (driver.memory.read(0x30800, 0x800) + driver.memory.read(0x11000, 0x800))
 
 
 def test_write_data_are_taken_when_the_request_is() -> None:

@@ -82,3 +82,38 @@ def test_in_virtual_time_it_is_a_fixed_time_after_the_signal() -> None:
     clock.advance_to(10**6)
     clock.run_due()
     assert len(served) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_signal_is_attended_to_in_its_exit_if_nobody_else_is_at_it() -> None:
+    served: list[str] = []
+    worker = Worker("w", WallClock(), served.append)  # type: ignore[arg-type]
+    more = [False]
+
+    def service() -> None:
+        served.append("turn")
+        if len(served) == 1:
+            assert not worker.attend(), "from within the service it is left to the task"
+        if more[0]:
+            more[0] = False
+            worker.ring()
+
+    worker.start(service)
+    assert not worker.attend(), "the task has not begun"
+    await turns()
+    assert served == ["turn", "turn"]
+    assert worker.attend()
+    assert served == ["turn"] * 3
+    more[0] = True
+    assert not worker.attend(), "there is more than was done in one turn"
+    assert served == ["turn"] * 4
+    await turns()
+    assert served == ["turn"] * 5
+    worker.hold(True)
+    assert worker.attend()
+    assert served == ["turn"] * 5
+    worker.hold(False)
+    await turns()
+    assert served == ["turn"] * 6
+    worker.close()
+    await turns()

@@ -28,7 +28,7 @@ from avmm.platform.cable import Cable
 class EmulatedCable(Cable):
     """Where the emulated channel is plugged in: its requests go to the VMM's driver, as strands."""
 
-    def start(self, work: Any, done: Callable[[Any], None], latency: int = 0) -> None:
+    def start(self, work: Any, done: Callable[[Any], None], latency: int = 0, *, inline: bool = False) -> None:
         """Run a request; the physical device takes the time it takes."""
         Strand(work, done)
 
