@@ -16,6 +16,7 @@ import avmm
 
 from . import __version__, lifetime
 from .attach import attach
+from .campaign import campaign
 from .ctl import ctl
 from .demo import demo
 from .request import TIMEOUT, Request
@@ -135,6 +136,7 @@ def doctor(as_json: bool) -> int:
 
 group.add_command(up)
 group.add_command(attach)
+group.add_command(campaign)
 group.add_command(ctl)
 group.add_command(top)
 

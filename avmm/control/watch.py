@@ -15,7 +15,7 @@ from avmm.clock import MILLISECOND, SECOND, Clock, VirtualClock
 from avmm.hypervisor.partition import Partition, RunState
 
 INTERVAL = 5 * MILLISECOND
-IDLE_INTERVAL = 80 * MILLISECOND
+IDLE_INTERVAL = 200 * MILLISECOND
 """Machine time between two looks while it runs, and at most while it executes nothing."""
 ENDED = (RunState.OFF, RunState.FAILED)
 T = TypeVar("T")

@@ -88,10 +88,12 @@ def _freezing(test: Callable[..., Awaitable[None]], host: RecordingHost) -> Call
         try:
             await test(*arguments, **named)
         except (Exception, pytest.fail.Exception) as error:
+            host.note_the_time()
             await host.freeze()
             if isinstance(error, WaitTimeout | MachineEnded):
                 _end_in_the_test(error)
             raise
+        host.note_the_time()
 
     return run
 
@@ -113,7 +115,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: Any = yield
     host = item.stash.get(_HOST, None)
     if host is not None and report.when in ("setup", "call") and host.vms:
-        item.user_properties.append(("avmm_machine_seconds", round(max(vm.now for vm in host.vms.values()), 9)))
+        item.user_properties.append(("avmm_machine_seconds", host.seconds))
         if report.failed:
             report.sections += _evidence(item, host)
     return report  # type: ignore[no-any-return]
@@ -124,13 +126,14 @@ def _evidence(item: pytest.Item, host: RecordingHost) -> list[tuple[str, str]]:
 
     sections = []
     folder = item.config.getoption("--avmm-artefacts")
+    given, seed = params.parse(item.config.getoption("--avmm-param")), item.config.getoption("--avmm-seed")
+    run = "-".join([item.nodeid, *(f"{name}={value}" for name, value in given.items()), *([f"seed={seed}"] if seed else [])])
     for vm in host.vms.values():
         text = evidence.describe(vm, host.states.get(vm.name, vm.state))
         if folder:
-            text += "\n" + evidence.save(vm, host.casts.get(vm.name), Path(folder), item.nodeid)
+            text += "\n" + evidence.save(vm, host.casts.get(vm.name), Path(folder), run)
         sections.append((f"avmm: {vm.name}", text))
-    given = params.parse(item.config.getoption("--avmm-param"))
-    command = params.replay_command(item.nodeid, item.config.rootpath, item.config.getoption("--avmm-seed"), given)
+    command = params.replay_command(item.nodeid, item.config.rootpath, seed, given)
     if any(vm.config.clock == "real" for vm in host.vms.values()):
         command += "\n(a machine here follows the host's clock, so another run may end differently)"
     sections.append(("avmm: to see it again", command))

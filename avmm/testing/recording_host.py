@@ -25,12 +25,18 @@ class RecordingHost(Host):
         self.casts: dict[str, Screencast] = {}
         self.states: dict[str, RunState] = {}
         """What the machines did when they were frozen."""
+        self.seconds = 0.0
+        """Machine time when the test ended, that of the machine that was furthest."""
 
     async def create_vm(self, config: VmConfig | None = None, guest: Guest | None = None) -> Vm:
         vm = await super().create_vm(config, guest)
         if self._record:
             self.casts[vm.name] = Screencast(vm)
         return vm
+
+    def note_the_time(self) -> None:
+        """The test has ended."""
+        self.seconds = round(max((vm.now for vm in self.vms.values()), default=0.0), 9)
 
     async def freeze(self) -> None:
         """Let all machines stand still, so that they can be looked at as they are now."""
