@@ -62,6 +62,7 @@ def group(ctx: click.Context) -> None:
     help="Machine time: the host's, or computed from the work done, so that runs are identical. "
     "By default real, with --headless virtual (but real with --serial stdio).",
 )  # fmt: skip
+@click.option("--restore", metavar="F", help="Go on from a snapshot (avmm ctl snapshot VM F) instead of starting a machine.")
 @click.option("--overlay", is_flag=True, help="Keep the guest's writes apart and forget them at the end; the images stay as they are.")
 @click.option("--read-only", is_flag=True, help="Give the guest its disks and floppies write-protected.")
 @click.option("--headless", is_flag=True, help="No console: do the steps, then end.")
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except (avmm.ConfigError, avmm.BootError, avmm.ImageError, avmm.ProcessorError) as error:
+    except (avmm.ConfigError, avmm.BootError, avmm.ImageError, avmm.ProcessorError, avmm.SnapshotError) as error:
         _complain(str(error))
         sys.exit(2)
     except BrokenPipeError:  # `| head` has seen enough

@@ -183,6 +183,46 @@ def _show_move(result: dict[str, Any]) -> None:
     click.echo(f"{result['device']} is in the {result['wanted']}")
 
 
+@ctl.command("snapshot")
+@click.argument("vm")
+@click.argument("file")
+@click.pass_context
+def snapshot(ctx: click.Context, vm: str, file: str) -> None:
+    """Write the machine, as it is at this moment, to a file; it goes on."""
+    _answer(ctx, vm, "x-avmm-snapshot", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
+
+
+@ctl.command("restore")
+@click.argument("vm")
+@click.argument("file")
+@click.pass_context
+def restore(ctx: click.Context, vm: str, file: str) -> None:
+    """Let the machine go on from a snapshot, also when it is off or has failed."""
+    _answer(ctx, vm, "x-avmm-restore", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
+
+
+@ctl.command("keep-history")
+@click.argument("vm")
+@click.option("--every", default=0.25, show_default=True, metavar="S", help="Machine time between two snapshots.")
+@click.pass_context
+def keep_history(ctx: click.Context, vm: str, every: float) -> None:
+    """Remember the machine's past from now on, for rewind. Virtual time only."""
+    _answer(ctx, vm, "x-avmm-keep-history", every=every)
+
+
+@ctl.command("rewind")
+@click.argument("vm")
+@click.argument("seconds", type=float)
+@click.pass_context
+def rewind(ctx: click.Context, vm: str, seconds: float) -> None:
+    """Go back by so much machine time, as far as its past is remembered."""
+    _answer(ctx, vm, "x-avmm-rewind", lambda result: click.echo(_moment(result)), seconds=seconds)
+
+
+def _moment(result: dict[str, Any]) -> str:
+    return f"at {result['machine-ns'] / 1e9:.9f} s of machine time"
+
+
 @ctl.command("sendkey")
 @click.argument("vm")
 @click.argument("keys", nargs=-1, required=True)

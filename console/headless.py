@@ -16,6 +16,7 @@ import click
 import avmm
 
 from . import serial_io
+from .make import begin, make
 from .recording import logged
 from .request import Request
 from .results import Status, final_state, print_json, print_stats, save_files, say
@@ -45,7 +46,7 @@ class HeadlessRun:
         """Go through all steps, or until the guest powers off. Returns the exit status and a sentence about it."""
         vm = self.vm
         try:
-            await vm.start()
+            await begin(vm)
             for step in self.request.steps:
                 await (self._expect(step) if step.kind == "expect" else self._type(step))
                 self.done += 1
@@ -118,7 +119,7 @@ def raise_nothing_booted(vm: avmm.Vm, request: Request) -> None:
 async def run_headless(request: Request) -> Status:
     """Make the machine, run it, and print what was asked for."""
     async with avmm.Host() as host:
-        vm = await host.create_vm(request.machine())
+        vm = await make(host, request)
         run = HeadlessRun(vm, request)
         with serial_io.connected(vm, request.serial), logged(vm, request.log):
             async with _progress(run):

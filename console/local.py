@@ -16,6 +16,7 @@ from .app import Console, depth_here
 from .headless import raise_nothing_booted
 from .keys import parse_prefix
 from .machines import Machine
+from .make import begin, make
 from .recording import logged, recorded
 from .request import Request
 from .results import Status, print_stats, save_files, say
@@ -24,7 +25,7 @@ from .results import Status, print_stats, save_files, say
 async def run_console(request: Request) -> int:
     """Make the machine, show it, and return the exit status."""
     async with avmm.Host() as host:
-        vm = await host.create_vm(request.machine())
+        vm = await make(host, request)
 
         async def stop(_: avmm.Vm | None) -> None:
             await vm.partition.stop("quit")
@@ -38,7 +39,7 @@ async def run_console(request: Request) -> int:
             async with LocalSeat(vm) as seat:
                 machine = Machine(seat, target.execute, depth_here())
                 console = Console([machine], lambda: _ended(vm), prefix=parse_prefix(request.prefix), output=output)
-                await vm.start()
+                await begin(vm)
                 await console.run()
         status = _outcome(vm, request)
         save_files(vm, request)

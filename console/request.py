@@ -42,6 +42,7 @@ class Request:
     read_only: bool
     name: str
     triple_fault: Literal["reset", "stop"]
+    restore: str | None
     prefix: str
     headless: bool
     steps: tuple[Step, ...]
@@ -72,7 +73,7 @@ class Request:
     def boots(self) -> str:
         """What is booted, as a message names it."""
         named = self.image or self.kernel or next(iter((*self.floppy, *self.disk)), None) or self.cdrom
-        return named if named is not None else "the built-in guest"
+        return named if named is not None else self.restore or "the built-in guest"
 
     def check(self) -> None:
         """UsageError for combinations that make no sense, and for files that could not be written later."""
@@ -83,6 +84,7 @@ class Request:
         for option, given in needs_headless.items():
             if given and not self.headless:
                 raise click.UsageError(f"{option} only works with --headless: the console has the terminal otherwise")
+        self.check_restore()
         if self.overlay and self.read_only:
             raise click.UsageError("choose one of --overlay and --read-only")
         if self.talks and (self.json or self.print_screen or self.stats):
@@ -105,6 +107,17 @@ class Request:
         ):  # fmt: skip
             if path is not None and not (option == "--serial" and self.talks):
                 _check_writable(option, path)
+
+    def check_restore(self) -> None:
+        """UsageError for what a snapshot says itself."""
+        given = {
+            "IMAGE": self.image, "--floppy": self.floppy, "--cdrom": self.cdrom, "--disk": self.disk, "--kernel": self.kernel,
+            "--initrd": self.initrd, "--append": self.append, "--clock": self.clock, "--overlay": self.overlay,
+            "--read-only": self.read_only,
+        }  # fmt: skip
+        for option, value in given.items():
+            if self.restore is not None and value:
+                raise click.UsageError(f"the machine of a snapshot is in the snapshot: leave {option} away")
 
     def machine(self) -> avmm.VmConfig:
         """Return the machine described. UsageError, or ConfigError with one sentence."""

@@ -10,6 +10,7 @@ The invariant: a machine from a snapshot goes on, in virtual time, exactly as th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avmm.control.config import Disk, VmConfig
@@ -59,6 +60,19 @@ class Snapshot:
     def now(self) -> float:
         """The machine time at which it was taken, in seconds."""
         return self.partition.now / 1e9
+
+    async def save(self, path: str | Path) -> None:
+        """Write it to a file; all of it, or nothing. Raises SnapshotError."""
+        from avmm.control import snapshot_file
+
+        await snapshot_file.save(self, Path(path))
+
+    @classmethod
+    async def load(cls, path: str | Path) -> Snapshot:
+        """Read a file that :meth:`save` wrote, here or in another process. Raises SnapshotError for any other, and for a damaged one."""
+        from avmm.control import snapshot_file
+
+        return await snapshot_file.load(Path(path))
 
     def config_for(self, name: str) -> VmConfig:
         """Return the configuration of another machine like this one. Its overlays are temporary: a permanent one has one machine."""

@@ -86,8 +86,8 @@ class RamImage:
         return self.file.size
 
     def runs(self) -> Iterator[Run]:
-        """Return everything that is not zero, in pieces of at most 1 MiB, no two of one place."""
-        return _read(self.merged().file)
+        """Return everything that is not zero, in pieces; where two are of one place the later one counts."""
+        return chain(_read(self.file), self.apart)
 
     def merged(self) -> RamImage:
         """Return the same RAM with nothing apart from the file: what many machines can share."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import avmm
 from avmm_console import __version__
 from tests.console import sectors
 from tests.console.conftest import Avmm
@@ -144,6 +146,10 @@ BAD = {
     "screenshot folder": (["good.img", "--screenshot", "no/shot.png"], "there is no directory no"),
     "screenshot directory": (["good.img", "--screenshot", "folder"], "this is a directory"),
     "serial folder": (["good.img", "--serial", "no/log"], "there is no directory no"),
+    "no snapshot": (["--restore", "nothing"], "cannot read the snapshot nothing: No such file"),
+    "foreign snapshot": (["--restore", "good.img"], "good.img is not a snapshot of avmm"),
+    "snapshot and image": (["good.img", "--restore", "x"], "the machine of a snapshot is in the snapshot: leave IMAGE away"),
+    "snapshot and clock": (["--restore", "x", "--clock", "real"], "leave --clock away"),
     "stdout twice": (["good.img", "--serial", "stdio", "--json"], "leave --json"),
 }  # fmt: skip
 
@@ -281,6 +287,23 @@ def test_the_built_in_guest_is_what_starts_without_an_image(avmm_command: Avmm) 
 def _start(*arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "avmm_console", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_run_goes_on_from_a_snapshot(avmm_command: Avmm, tmp_path: Path) -> None:
+    image, file = sectors.write(tmp_path / "echo.img", "ready> ", sectors.ECHO), tmp_path / "snapshot"
+
+    async def save() -> None:
+        async with avmm.Host() as host:
+            vm = await host.create_vm(avmm.VmConfig(memory="2M", disks=[avmm.Disk(image, "ro")]))
+            await vm.start()
+            await vm.screen.wait_for("ready>")
+            await vm.keyboard.type("before ")
+            await vm.screen.wait_for("before")
+            await (await vm.snapshot()).save(file)
+
+    asyncio.run(save())
+    result = avmm_command("run", "--restore", file, "--headless", "--type", "after", "--expect", "ready> before after", "--timeout", "2")
+    assert result.status == 0, result.err
 
 
 def test_serial_on_standard_input_and_output(tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ def test_install(up: Up) -> None:
     assert "no device called nope" in up.ctl("install", "one", "nope", status=1)
 
 
+def test_snapshots(up: Up) -> None:
+    file = up.folder.parent / "one.avmmsnap"
+    assert "s of machine time" in up.ctl("snapshot", "one", str(file))
+    up.ctl("type", "one", "z")
+    assert "s of machine time" in up.ctl("restore", "one", str(file))
+    assert up.ctl("status", "one") == "running\n"
+    assert "is not a snapshot of avmm" in up.ctl("restore", "one", str(up.description), status=1)
+    assert "cannot write the snapshot" in up.ctl("snapshot", "one", str(up.folder.parent / "nowhere" / "x"), status=1)
+    assert up.ctl("hmp", "one", "savevm", str(file)).strip() == ""
+    assert "Error: " in up.ctl("hmp", "one", "loadvm", str(up.description))
+    assert "no history to go back in" in up.ctl("rewind", "one", "1", status=1)
+
+
 def test_stats_and_any_command(up: Up) -> None:
     assert "exits: out" in up.ctl("stats", "one")
     assert json.loads(up.ctl("--json", "stats", "one"))["exits"]["out"] > 0

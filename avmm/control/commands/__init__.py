@@ -5,9 +5,10 @@ from avmm.control.commands.command import Command
 from avmm.control.commands.extensions import TABLE as EXTENSIONS
 from avmm.control.commands.machine import TABLE as MACHINE
 from avmm.control.commands.plug import TABLE as PLUG
+from avmm.control.commands.snapshots import TABLE as SNAPSHOTS
 from avmm.control.commands.target import Target, Watch
 from avmm.control.commands.user import TABLE as USER
 
-COMMANDS: dict[str, Command] = {**MACHINE, **USER, **BLOCK, **PLUG, **EXTENSIONS}
+COMMANDS: dict[str, Command] = {**MACHINE, **USER, **BLOCK, **PLUG, **EXTENSIONS, **SNAPSHOTS}
 
 __all__ = ["COMMANDS", "Command", "Target", "Watch"]

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Awaitable, Callable
 
-from avmm.control.commands import block, user
+from avmm.control.commands import block, snapshots, user
 from avmm.control.commands.command import Call
 from avmm.control.commands.machine import STATUS
 from avmm.control.qmp import QmpError, version
@@ -98,6 +98,20 @@ async def _mode(call: Call, words: list[str]) -> str:
     if words:
         await call.target.execute("x-avmm-mode", {"mode": words[0], **({} if call.target.vm is not None else {"vm": call.vm.name})})
     return f"mode: {call.vm.mode or 'nobody tells'}"
+
+
+async def _savevm(call: Call, words: list[str]) -> str:
+    if len(words) != 1:
+        raise QmpError("savevm FILE")
+    await snapshots.save(call, words[0])
+    return ""
+
+
+async def _loadvm(call: Call, words: list[str]) -> str:
+    if len(words) != 1:
+        raise QmpError("loadvm FILE")
+    await snapshots.load(call, words[0])
+    return ""
 
 
 async def _help(call: Call, words: list[str]) -> str:
@@ -257,6 +271,8 @@ _COMMANDS: dict[str, tuple[Handler, str]] = {
     "screendump": (_screendump, "FILE"),
     "eject": (_eject, "[-f] DRIVE"),
     "change": (_change, "DRIVE FILE"),
+    "savevm": (_savevm, "FILE -- write a snapshot to a file"),
+    "loadvm": (_loadvm, "FILE -- go on from a snapshot"),
     "mode": (_mode, "[MODE] -- how the built-in guest reaches its disk"),
     **{name: (_plain(name), "") for name in ("stop", "cont", "system_reset", "system_powerdown", "quit")},
 }
