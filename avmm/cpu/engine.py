@@ -210,6 +210,10 @@ class Processor(Protocol):
     def set_register(self, name: str, value: int) -> None:
         """Set a register by any of those names. A segment selector loads as in real mode (base = selector * 16)."""
 
+    @property
+    def kernel_bits(self) -> int:
+        """32 or 64 while code of ring 0 runs in protected mode, by its code segment (a 16-bit one counts as 32); 0 otherwise."""
+
     def segment(self, name: str) -> Segment:
         """Return cs, ds, es, ss, fs, gs, ldtr or tr with the hidden part."""
 

@@ -144,10 +144,12 @@ class BackingFile:
         self._check(offset, length)
         if length > READ_NOW or len(pieces) > PIECES or not self._nowait:
             return False
-        segments = self._segments(offset, length)
-        if len(segments) != 1 or segments[0][3] != length:
-            return False
-        fd, at, _, _ = segments[0]
+        fd, at = self._fd, offset
+        if self.overlay is not None or offset + length > self._present:
+            segments = self._segments(offset, length)
+            if len(segments) != 1 or segments[0][3] != length:
+                return False
+            fd, at, _, _ = segments[0]
         return self._read_cached(fd, pieces, at, length)
 
     def write_now(self, offset: int, length: int, pieces: Sequence[memoryview]) -> bool:

@@ -49,7 +49,7 @@ class ClassDriver(StorageStage):
 
     def at_once(self, item: StorageRequest) -> bool:
         item.hop(self.name)
-        if not self.idle or item.count > LARGEST:
+        if item.count > LARGEST:
             return False
         self._check(item)
         return self.port.at_once(item)

@@ -36,7 +36,7 @@ class PortDriver(StorageStage):
 
     def at_once(self, item: StorageRequest) -> bool:
         item.hop(self.name)
-        return self.idle and not self._must_wait(item) and self.device.at_once(item)
+        return self.device.at_once(item)
 
     def _must_wait(self, request: StorageRequest) -> bool:
         in_flight = self.in_flight

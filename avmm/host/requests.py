@@ -5,8 +5,8 @@ by completion routines, last one pushed first, in the task that finished the req
 served and nothing in the inbox, begins a request in the task that offers it; what the request then has to wait for is waited
 for in the stage's own task. So the order is that of the inbox, and a cached read costs no task switch.
 
-A prompt request, one whose ``pieces`` are a guest's memory, passes idle stages as plain calls (:meth:`StorageStage.at_once`) and
-is performed before the first of them returns, or not at all.
+A prompt request, one whose ``pieces`` are a guest's memory, passes a stack in which nothing else is under way as plain calls
+(:meth:`StorageStage.at_once`) and is performed before the first of them returns, or not at all.
 
 The invariant: a request given to a stage is finished exactly once, by an answer or by an error, even if the task that
 holds it is cancelled.
@@ -214,18 +214,13 @@ class StorageStage(Stage[StorageRequest]):
 
     def offer(self, item: StorageRequest) -> bool:
         """Begin ``item`` at once if the stage is idle, otherwise as any stage does."""
-        if self.idle:
+        if self._current is None and self.task is not None and not self.ended and self.inbox.empty():
             self._start_here(item)
             return True
         return super().offer(item)
 
-    @property
-    def idle(self) -> bool:
-        """Whether a request that comes now is the only one here."""
-        return self._current is None and self.task is not None and not self.ended and self.inbox.empty()
-
     def at_once(self, item: StorageRequest) -> bool:
-        """Perform a prompt request now, or return False: a stage was not idle, or it would have to wait. Raises BlockError."""
+        """Perform a prompt request now, the only one in the stack, or return False: it would have to wait. Raises BlockError."""
         return False
 
     def reject(self, item: StorageRequest, error: Exception) -> None:

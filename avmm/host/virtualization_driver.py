@@ -60,15 +60,12 @@ class VirtualizationDriver(StorageStage):
 
     def at_once(self, item: StorageRequest) -> bool:
         item.hop(self.name)
-        if not self.idle:
-            return False
         try:
             if not self.below.at_once(item):
                 return False
         except BlockError as error:
-            item.finish(error=error)
-        else:
-            item.finish()
+            item.error = error
+        item.finished = True
         self._finished(item)
         return True
 
@@ -171,15 +168,15 @@ class Disk:
         await self._ask(Op.DISCARD, lba, count, b"", id)
 
     def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
-        """Read straight into ``pieces`` if the page cache has the sectors and nobody is before us; see ``PromptDevice``."""
+        """Read straight into ``pieces`` if the page cache has the sectors and no request is under way; see ``PromptDevice``."""
         return self._ask_now(Op.READ, lba, count, pieces, id)
 
     def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
-        """Write straight from ``pieces`` to the page cache if nobody is before us; see ``PromptDevice``."""
+        """Write straight from ``pieces`` to the page cache if no request is under way; see ``PromptDevice``."""
         return self._ask_now(Op.WRITE, lba, count, pieces, id)
 
     def _ask_now(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], id: int) -> bool:
-        if self.closed:
+        if self._pending or self.closed or self._driver.ended:
             return False
         request = StorageRequest(id or journey.get() or next_id(), op, lba, count, pieces=pieces)
         if not self._driver.at_once(request):

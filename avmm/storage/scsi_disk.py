@@ -331,11 +331,12 @@ class ScsiDisk:
 
     def _check(self, command: Command, lba: int, count: int, *, writing: bool = False) -> Sense | None:
         """Return why these sectors cannot be touched by this command, None when they can."""
-        if not self.medium.sectors:
+        sectors = self.medium.sectors
+        if not sectors:
             return codes.NO_MEDIUM
         if command.cdb[0] >> 5 and command.cdb[0] != 0x42 and command.cdb[1] >> 5:  # protection information, which there is not
             return codes.INVALID_FIELD
-        if lba + count > self.medium.sectors:
+        if lba + count > sectors:
             return codes.OUT_OF_RANGE
         if writing and self.medium.read_only:
             return codes.WRITE_PROTECTED
@@ -357,12 +358,18 @@ def _give(command: Command, data: bytes | None, allocation: int | None = None) -
 def _address(cdb: bytes) -> tuple[int, int]:
     """Return the first sector and how many, by the layout of the CDB's group."""
     group = cdb[0] >> 5
+    if group == 1:
+        lba, count = _GROUP_1.unpack_from(cdb)
+        return lba, count
     if group == 0:
         return int.from_bytes(cdb[1:4], "big") & 0x1FFFFF, cdb[4] or 256
     if group == 4:
         return int.from_bytes(cdb[2:10], "big"), int.from_bytes(cdb[10:14], "big")
     count = cdb[6:10] if group == 5 else cdb[7:9]
     return int.from_bytes(cdb[2:6], "big"), int.from_bytes(count, "big")
+
+
+_GROUP_1 = struct.Struct(">2xIxH")  # address and count in a CDB of ten bytes
 
 
 def _chunks(lba: int, count: int) -> Iterator[tuple[int, int]]:

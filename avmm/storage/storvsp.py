@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from avmm.storage import wire
 from avmm.storage.scsi_pages import MAX_TRANSFER
@@ -33,15 +33,13 @@ class ProtocolError(Exception):
     """The guest sent what no driver sends; one clause says what."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Send this completion."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Execute:
+class Execute(NamedTuple):
     """Run this SCSI request, then send its completion, :meth:`StorVsp.completion`."""
 
     request: ScsiRequest
@@ -49,8 +47,7 @@ class Execute:
     """Bytes of the request's payload, which the reply's size follows from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(NamedTuple):
     """Abort what is in flight, on one LUN or (None) on all, then send this completion."""
 
     payload: bytes
@@ -89,9 +86,9 @@ class StorVsp:
         if not completion_requested:
             raise ProtocolError("a packet that wants no completion")
         try:
+            if payload[:4] == _EXECUTE_SRB and len(payload) >= wire.HEADER_SIZE:
+                return self._execute(payload)
             packet = VstorPacket.parse(payload)
-            if packet.operation == Operation.EXECUTE_SRB:
-                return self._execute(packet, len(payload))
             if packet.operation in _RESETS:
                 return self._reset(packet, len(payload))
         except wire.WireError as error:
@@ -124,10 +121,10 @@ class StorVsp:
 
     # -- requests
 
-    def _execute(self, packet: VstorPacket, size: int) -> Action:
-        if not self.ready:
-            return Reply(wire.complete(size, NtStatus.INVALID_DEVICE_STATE, packet.body))
-        return Execute(ScsiRequest.parse(packet.body), size)
+    def _execute(self, payload: bytes) -> Action:
+        if self.phase is not Phase.READY:
+            return Reply(wire.complete(len(payload), NtStatus.INVALID_DEVICE_STATE, payload[wire.HEADER_SIZE :]))
+        return Execute(ScsiRequest.parse(payload, wire.HEADER_SIZE), len(payload))
 
     def _reset(self, packet: VstorPacket, size: int) -> Action:
         if not self.ready:
@@ -175,6 +172,7 @@ class StorVsp:
         return wire.complete(size, NtStatus.INVALID_DEVICE_REQUEST)  # this is no fibre channel adapter
 
 
+_EXECUTE_SRB: Final = Operation.EXECUTE_SRB.to_bytes(4, "little")
 _RESETS: Final = (Operation.RESET_LUN, Operation.RESET_ADAPTER, Operation.RESET_BUS)
 
 _STEPS: Final[dict[int, Callable[[StorVsp, bytes, int], bytes]]] = {

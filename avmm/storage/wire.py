@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 SCSI_INTERFACE: Final = UUID("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f")
@@ -142,8 +142,7 @@ class Direction(enum.IntEnum):
     NONE = 2
 
 
-@dataclass(slots=True)  # not frozen, like the next one: it would cost 2 us a request
-class VstorPacket:
+class VstorPacket(NamedTuple):
     """One message: a header of 12 bytes and what belongs to the operation."""
 
     operation: int
@@ -164,6 +163,9 @@ class VstorPacket:
         return (_HEADER.pack(self.operation, self.flags, self.status) + self.body).ljust(size, b"\0")[:size]
 
 
+_COMPLETE_IO = int(Operation.COMPLETE_IO)
+
+
 def reply_size(request_size: int) -> int:
     """Return the payload bytes of the completion of a request whose payload, as seen in the ring, has ``request_size``."""
     return HEADER_SIZE + min(request_size - HEADER_SIZE, REQUEST_V2_SIZE)
@@ -171,11 +173,11 @@ def reply_size(request_size: int) -> int:
 
 def complete(request_size: int, status: int, body: bytes = b"") -> bytes:
     """Return a completion: COMPLETE_IO with ``status``."""
-    return VstorPacket(Operation.COMPLETE_IO, 0, status, body).pack(reply_size(request_size))
+    size = reply_size(request_size)
+    return (_HEADER.pack(_COMPLETE_IO, 0, status) + body).ljust(size, b"\0")[:size]
 
 
-@dataclass(slots=True)
-class ScsiRequest:
+class ScsiRequest(NamedTuple):
     """The body of EXECUTE_SRB (``cdb`` holds the command) and of its completion (the same 20 bytes hold sense data)."""
 
     path: int = 0
@@ -195,15 +197,16 @@ class ScsiRequest:
     """What a longer packet has beyond version 1: queue tag and action, SRB flags, timeout, sort key. The host uses none of it."""
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Take the body of EXECUTE_SRB apart; WireError when it is shorter than version 1."""
-        if len(body) < REQUEST_V1_SIZE:
-            raise WireError(f"a SCSI request of {len(body)} bytes is shorter than {REQUEST_V1_SIZE}")
-        fields = _REQUEST.unpack_from(body)
+    def parse(cls, data: bytes, at: int = 0) -> Self:
+        """Take the body of EXECUTE_SRB apart that begins at ``at``; WireError when it is shorter than version 1."""
+        tail = at + REQUEST_V1_SIZE
+        if len(data) < tail:
+            raise WireError(f"a SCSI request of {len(data) - at} bytes is shorter than {REQUEST_V1_SIZE}")
+        fields = _REQUEST.unpack_from(data, at)
         length, srb, scsi, port, path, target, lun, cdb_length, sense_length, direction, reserved, transfer, cdb = fields
         return cls(
             path, target, lun, cdb_length, sense_length, direction, transfer, cdb, srb, scsi, port, length, reserved,
-            body[REQUEST_V1_SIZE:REQUEST_V2_SIZE],
+            data[tail : at + REQUEST_V2_SIZE],
         )  # fmt: skip
 
     def pack(self) -> bytes:

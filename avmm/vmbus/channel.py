@@ -119,7 +119,7 @@ class Channel:
         if not self._open:
             return False
         try:
-            return self._outgoing.room() >= packet_length(length)
+            return self._outgoing.fits(packet_length(length))
         except RingError as error:
             self.fail(str(error))
             return False
@@ -208,22 +208,21 @@ class Channel:
             left -= 1
 
     def _may_take(self) -> bool:
-        self._held = False
-        if self.outstanding >= self._limit:
-            self._held = True  # the next completion goes on
-        else:
-            needed = (self.outstanding + 1) * self._reply
-            if self._outgoing.room() < needed and not self._outgoing.want_room(needed):
-                self._held = True  # a completion, or the guest's signal that there is room
-                self._waits_for_room = True
-        return not self._held
+        outstanding = self.outstanding
+        if outstanding < self._limit:
+            needed = (outstanding + 1) * self._reply
+            if self._outgoing.room() >= needed or self._outgoing.want_room(needed):
+                self._held = False
+                return True
+            self._waits_for_room = True  # the guest's signal that there is room goes on, or
+        self._held = True  # the next completion
+        return False
 
     def _receive(self, raw: bytes) -> bool:
         """Hand one packet over. Returns whether the channel is still open."""
-        kind, flags, transaction_id, payload, ranges, page_set = unpack_packet(raw, self._pages)
+        kind, flags, transaction_id, payload, ranges, page_set = unpack_packet(raw, self._pages, GpaRange)
         number = next_id()
-        gpa = GpaRanges(GpaRange(*one) for one in ranges) if ranges else GpaRanges()
-        packet = Packet(kind, flags, transaction_id, payload, gpa, page_set, number)
+        packet = Packet(kind, flags, transaction_id, payload, GpaRanges(ranges), page_set, number)
         if flags & COMPLETION_REQUESTED and kind is not _COMPLETION:
             self.outstanding += 1
         self.stats.received += 1

@@ -61,11 +61,11 @@ class GuestChannel:
             self.signal()
         return True
 
-    def receive(self) -> list[RawPacket]:
+    def receive(self) -> list[RawPacket[PageRange]]:
         """Take everything the host has sent."""
         packets = []
         while (raw := self.incoming.take()) is not None:
-            packets.append(wire.unpack_packet(raw, self.client.memory.size // PAGE))
+            packets.append(wire.unpack_packet(raw, self.client.memory.size // PAGE, PageRange))
         if self.incoming.commit():
             self.signal()
         return packets

@@ -80,7 +80,7 @@ class GpadlTable:
         if len(building.data) < building.wanted:
             return None
         del self._building[gpadl]
-        ranges, used = unpack_ranges(bytes(building.data[: building.wanted]), building.count, self.pages)
+        ranges, used = unpack_ranges(bytes(building.data[: building.wanted]), building.count, self.pages, PageRange)
         if used != building.wanted:
             raise WireError(f"GPADL {gpadl:#x} announced {building.wanted} bytes and has {used}")
         done = Gpadl(building.channel_id, gpadl, tuple(ranges))

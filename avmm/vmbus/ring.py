@@ -34,7 +34,7 @@ class RingError(Exception):
 class RingMemory:
     """One ring in guest memory: ``pfns[0]`` is the control page, the rest the data. The caller has checked the page numbers.
 
-    The control page's words are read and written in place: nobody runs code there.
+    Words of the control page, and data in one piece, are read and written in place: nobody runs code there.
     """
 
     def __init__(self, memory: GuestMemory, pfns: Sequence[int]) -> None:
@@ -75,13 +75,14 @@ class RingMemory:
         """Copy ``length`` bytes of data from ``offset`` on, wrapping."""
         if self._whole is not None and offset + length <= self.size:
             at = self._whole + offset
-            return bytes(self.memory.view[at : at + length])
+            return self.memory.view[at : at + length].tobytes()
         return b"".join([self.memory.read(address, piece) for address, piece in self._pieces(offset, length)])
 
     def write(self, offset: int, data: bytes) -> None:
         """Store data from ``offset`` on, wrapping."""
         if self._whole is not None and offset + len(data) <= self.size:
-            self.memory.write(self._whole + offset, data)
+            at = self._whole + offset
+            self.memory.view[at : at + len(data)] = data
             return
         at = 0
         for address, piece in self._pieces(offset, len(data)):
@@ -118,6 +119,7 @@ class Outgoing:
         self.ring = ring
         self._write = ring.index(WRITE_INDEX)
         ring.index(READ_INDEX)
+        self._room = 0  # as last seen: the consumer only makes more
         ring.set_word(FEATURES, ring.word(FEATURES) | FEATURE_PENDING_SEND_SIZE)
 
     @property
@@ -128,18 +130,23 @@ class Outgoing:
     def room(self) -> int:
         """Return how many bytes of packets, footers included, can be written now."""
         read = self.ring.index(READ_INDEX)
-        return self.ring.size - GAP - (self._write - read) % self.ring.size
+        self._room = self.ring.size - GAP - (self._write - read) % self.ring.size
+        return self._room
+
+    def fits(self, length: int) -> bool:
+        """Whether so many bytes can be written now."""
+        return self._room >= length or self.room() >= length
 
     def write(self, packet: bytes) -> bool | None:
         """Append a packet (a multiple of 8 bytes, without footer). Returns whether to signal; None when there is no room."""
         ring = self.ring
-        before = self._write
-        if self.room() < len(packet) + FOOTER.size:
+        before, length = self._write, len(packet) + FOOTER.size
+        if not self.fits(length):
             return None
         ring.write(before, packet + FOOTER.pack(0, before))
-        self._write = (before + len(packet) + FOOTER.size) % ring.size
-        ring.words[_WRITE] = self._write
-        return ring.words[_MASK] == 0 and ring.words[_READ] == before
+        self._room -= length
+        ring.words[_WRITE] = self._write = (before + length) % ring.size
+        return ring.index(READ_INDEX) == before and ring.words[_MASK] == 0
 
     def want_room(self, length: int) -> bool:
         """Ask the consumer to signal when ``length`` bytes are free; 0 takes it back. Returns whether they are free now."""
@@ -153,7 +160,7 @@ class Outgoing:
     def restore(self, state: RingState) -> None:
         """Go on from a saved state."""
         _fits(self.ring, state)
-        self._write = state.index
+        self._write, self._room = state.index, 0
 
 
 class Incoming:
@@ -163,19 +170,22 @@ class Incoming:
         self.ring = ring
         self._read = ring.index(READ_INDEX)
         self._committed = self._read
-        ring.index(WRITE_INDEX)
+        self._seen = ring.index(WRITE_INDEX)
 
     @property
     def empty(self) -> bool:
         """Whether everything has been taken."""
-        return self.ring.index(WRITE_INDEX) == self._read
+        self._seen = self.ring.index(WRITE_INDEX)
+        return self._seen == self._read
 
     def take(self) -> bytes | None:
         """Copy the next packet out, descriptor to padding, and go past it; None when there is none."""
         ring = self.ring
-        available = (ring.index(WRITE_INDEX) - self._read) % ring.size
-        if not available:
-            return None
+        if self._seen == self._read:
+            self._seen = ring.index(WRITE_INDEX)
+            if self._seen == self._read:
+                return None
+        available = (self._seen - self._read) % ring.size
         if available < DESCRIPTOR.size + FOOTER.size:
             raise RingError(f"{available} bytes in the ring are no packet")
         head = ring.read(self._read, available if available < AHEAD else AHEAD)
@@ -215,6 +225,7 @@ class Incoming:
         """Go on from a saved state."""
         _fits(self.ring, state)
         self._read = self._committed = state.index
+        self._seen = self.ring.index(WRITE_INDEX)
 
 
 def _fits(ring: RingMemory, state: RingState) -> None:

@@ -95,6 +95,8 @@ class GpaRanges(tuple[GpaRange, ...]):
     @property
     def byte_count(self) -> int:
         """The bytes of all ranges together."""
+        if len(self) == 1:
+            return self[0].byte_count
         return sum(one.byte_count for one in self)
 
     def segments(self, length: int) -> list[Segment]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Generic, NamedTuple, Self, TypeVar
 
 PAGE = 4096
 MESSAGE_PAYLOAD = 240
@@ -329,6 +329,9 @@ class PageRange(NamedTuple):
     pfns: tuple[int, ...] = ()
 
 
+R = TypeVar("R", bound=PageRange)
+
+
 def page_count(byte_count: int, byte_offset: int) -> int:
     """Return how many pages a range touches."""
     return (byte_offset + byte_count + PAGE - 1) // PAGE
@@ -339,25 +342,27 @@ def pack_ranges(ranges: list[PageRange]) -> bytes:
     return b"".join(_RANGE.pack(one.byte_count, one.byte_offset) + struct.pack(f"<{len(one.pfns)}Q", *one.pfns) for one in ranges)
 
 
-def unpack_ranges(data: bytes, count: int, pages: int) -> tuple[list[PageRange], int]:
-    """Read ``count`` ranges; return them and how many bytes they took. Page numbers must be below ``pages``."""
-    ranges: list[PageRange] = []
-    at = 0
+def unpack_ranges(
+    data: bytes, count: int, pages: int, make: type[R], *, at: int = 0, end: int | None = None
+) -> tuple[list[R], int]:
+    """Read ``count`` ranges from ``at`` on; return them and where they end. Page numbers must be below ``pages``."""
+    ranges: list[R] = []
+    end = len(data) if end is None else end
     for _ in range(count):
-        if at + _RANGE.size > len(data):
+        if at + _RANGE.size > end:
             raise WireError(f"{count} ranges do not fit in {len(data)} bytes")
         byte_count, byte_offset = _RANGE.unpack_from(data, at)
         at += _RANGE.size
         if not byte_count or byte_offset >= PAGE:
             raise WireError(f"a range of {byte_count} bytes at offset {byte_offset} into its page")
         needed = page_count(byte_count, byte_offset)
-        if at + 8 * needed > len(data):
-            raise WireError(f"a range of {byte_count} bytes needs {needed} pages, and {(len(data) - at) // 8} are named")
+        if at + 8 * needed > end:
+            raise WireError(f"a range of {byte_count} bytes needs {needed} pages, and {(end - at) // 8} are named")
         pfns = struct.unpack_from(f"<{needed}Q", data, at)
         at += 8 * needed
         if (pfns[0] if needed == 1 else max(pfns)) >= pages:
             raise WireError(f"page {max(pfns):#x} is not in the guest's memory")
-        ranges.append(PageRange(byte_count, byte_offset, pfns))
+        ranges.append(make(byte_count, byte_offset, pfns))
     return ranges, at
 
 
@@ -370,14 +375,14 @@ _GPA_DIRECT = struct.Struct("<II")
 _TRANSFER_PAGES = struct.Struct("<HHI")
 
 
-class RawPacket(NamedTuple):
+class RawPacket(NamedTuple, Generic[R]):
     """A ring packet taken apart. ``pfns`` of a transfer-page packet's ranges are empty."""
 
     kind: PacketKind
     flags: int
     transaction_id: int
     payload: bytes
-    ranges: list[PageRange]
+    ranges: list[R]
     page_set: int
 
 
@@ -403,8 +408,11 @@ def pack_packet(
     return (head + between + payload).ljust(length << 3, b"\0")
 
 
-def unpack_packet(data: bytes, pages: int) -> RawPacket:
-    """Take a packet apart that was copied out of a ring (descriptor to padding, no footer). Page numbers must be below ``pages``."""
+def unpack_packet(data: bytes, pages: int, make: type[R]) -> RawPacket[R]:
+    """Take a packet apart that was copied out of a ring (descriptor to padding, no footer), its ranges as ``make``.
+
+    Page numbers must be below ``pages``.
+    """
     number, offset8, length8, flags, transaction_id = DESCRIPTOR.unpack_from(data)
     offset = offset8 << 3
     kind = _KINDS.get(number)
@@ -414,27 +422,27 @@ def unpack_packet(data: bytes, pages: int) -> RawPacket:
         raise WireError(f"a packet with unknown flags {flags:#x}")
     if offset < DESCRIPTOR.size or offset > len(data) or length8 << 3 != len(data):
         raise WireError(f"a packet of {length8 << 3} bytes whose data begin at {offset}")
-    if kind is PacketKind.IN_BAND or kind is PacketKind.COMPLETION:
+    if kind is _IN_BAND or kind is _COMPLETION:
         return RawPacket(kind, flags, transaction_id, data[offset:], [], 0)
-    ranges: list[PageRange] = []
+    ranges: list[R] = []
     page_set = 0
-    between = data[DESCRIPTOR.size : offset]
     if kind is PacketKind.GPA_DIRECT:
-        if len(between) < _GPA_DIRECT.size:
-            raise WireError("a GPA-direct packet without ranges")
-        _, count = _GPA_DIRECT.unpack_from(between)
+        at = DESCRIPTOR.size + _GPA_DIRECT.size
+        count = _GPA_DIRECT.unpack_from(data, DESCRIPTOR.size)[1] if at <= offset else 0
         if not count:
             raise WireError("a GPA-direct packet without ranges")
-        ranges, _ = unpack_ranges(between[_GPA_DIRECT.size :], count, pages)
+        ranges, _ = unpack_ranges(data, count, pages, make, at=at, end=offset)
     else:
+        between = data[DESCRIPTOR.size : offset]
         if len(between) < _TRANSFER_PAGES.size:
             raise WireError("a transfer-page packet without its header")
         page_set, _, count = _TRANSFER_PAGES.unpack_from(between)
         if _TRANSFER_PAGES.size + count * _RANGE.size > len(between):
             raise WireError(f"{count} transfer-page ranges do not fit in {len(between)} bytes")
         pairs = _RANGE.iter_unpack(between[_TRANSFER_PAGES.size : _TRANSFER_PAGES.size + count * _RANGE.size])
-        ranges = [PageRange(byte_count, byte_offset, ()) for byte_count, byte_offset in pairs]
+        ranges = [make(byte_count, byte_offset, ()) for byte_count, byte_offset in pairs]
     return RawPacket(kind, flags, transaction_id, data[offset:], ranges, page_set)
 
 
 _KINDS = {int(kind): kind for kind in PacketKind}
+_IN_BAND, _COMPLETION = PacketKind.IN_BAND, PacketKind.COMPLETION

@@ -128,27 +128,18 @@ async def test_m1_a_prompt_request_passes_every_stage_in_one_call(image: Path) -
 
 
 @pytest.mark.asyncio
-async def test_a_prompt_request_does_not_overtake() -> None:
-    bottom = Bottom()
-    port = PortDriver("p", bottom)
-    stack = ClassDriver("c", port, 1000, False)
-    bottom.start_all(port, stack)
-    await settle()
-    bottom.at_once = lambda item: True  # type: ignore[method-assign]
-
-    def now(op: Op, lba: int) -> bool:
-        return stack.at_once(StorageRequest(1, op, lba, 1, pieces=[memoryview(bytearray(SECTOR))]))
-
-    assert now(Op.READ, 5)
-    assert stack.offer(request(Op.WRITE, 5))
-    assert not now(Op.READ, 5), "a write of that sector is on its way"
-    assert not now(Op.WRITE, 5)
-    assert now(Op.READ, 6)
-    flush = request(Op.FLUSH)
-    assert stack.offer(flush)
-    assert not now(Op.WRITE, 6), "a flush waits in the class driver"
-    for stage in (stack, port, bottom):
-        await stage.stop()
+async def test_a_prompt_request_does_not_overtake(image: Path) -> None:
+    async with await Disk.open(image) as disk:
+        pieces = [memoryview(bytearray(SECTOR))]
+        for other in (disk.flush(), disk.write(5, bytes(backing.WRITE_NOW + SECTOR))):
+            assert disk.write_now(5, 1, pieces)
+            under_way = asyncio.create_task(other)
+            await asyncio.sleep(0)
+            assert not under_way.done()
+            assert not disk.read_now(5, 1, pieces)
+            assert not disk.write_now(5, 1, pieces)
+            await under_way
+        assert disk.read_now(5, 1, pieces)
 
 
 @pytest.mark.asyncio

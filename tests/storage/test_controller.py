@@ -335,6 +335,8 @@ SRBS = st.builds(
     path=st.integers(0, 9), target=st.integers(0, 3), lun=st.integers(0, 3), cdb_length=st.integers(0, 255),
     sense_length=st.integers(0, 255), direction=st.integers(0, 255) | st.integers(0, 2),
     transfer_length=st.integers(0, 0xFFFFFFFF) | st.integers(0, 1 << 14), cdb=st.binary(max_size=20) | st.binary(min_size=16, max_size=20),
+    srb_status=st.integers(0, 255), scsi_status=st.integers(0, 255), port=st.integers(0, 255), length=st.integers(0, 0xFFFF),
+    reserved=st.integers(0, 255), tail=st.binary(max_size=16),
 )  # fmt: skip
 
 

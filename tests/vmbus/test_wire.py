@@ -72,7 +72,7 @@ def test_open_fields_lie_where_they_must() -> None:
 def test_in_band_packet() -> None:
     packet = wire.pack_packet(6, bytes(range(1, 9)), 0x11, flags=1)
     assert packet == bytes.fromhex("0600 0200 0300 0100 1100000000000000 0102030405060708")
-    assert wire.unpack_packet(packet, 1) == (PacketKind.IN_BAND, 1, 0x11, bytes(range(1, 9)), [], 0)
+    assert wire.unpack_packet(packet, 1, PageRange) == (PacketKind.IN_BAND, 1, 0x11, bytes(range(1, 9)), [], 0)
     assert wire.packet_length(8) == len(packet) + 8
 
 
@@ -80,7 +80,7 @@ def test_gpa_direct_packet() -> None:
     packet = wire.pack_packet(9, READ_10[40:], 1, flags=1, ranges=[PageRange(4096, 0, (8,))])
     assert packet == READ_10
     assert len(packet) == 112 - 8
-    kind, flags, transaction, payload, ranges, _ = wire.unpack_packet(READ_10, 16)
+    kind, flags, transaction, payload, ranges, _ = wire.unpack_packet(READ_10, 16, PageRange)
     assert (kind, flags, transaction) == (PacketKind.GPA_DIRECT, 1, 1)
     assert payload == READ_10[40:]
     assert ranges == [PageRange(4096, 0, (8,))]
@@ -88,7 +88,7 @@ def test_gpa_direct_packet() -> None:
 
 def test_transfer_pages_packet() -> None:
     packet = wire.pack_packet(7, b"12345678", 9, ranges=[PageRange(100, 50, ()), PageRange(7, 0, ())])
-    assert wire.unpack_packet(packet, 1)[3:] == (b"12345678", [PageRange(100, 50, ()), PageRange(7, 0, ())], 0)
+    assert wire.unpack_packet(packet, 1, PageRange)[3:] == (b"12345678", [PageRange(100, 50, ()), PageRange(7, 0, ())], 0)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_transfer_pages_packet() -> None:
 )
 def test_bad_packets_are_refused(data: str, why: str) -> None:
     with pytest.raises(WireError, match=why):
-        wire.unpack_packet(bytes.fromhex(data), 256)
+        wire.unpack_packet(bytes.fromhex(data), 256, PageRange)
 
 
 @settings(derandomize=True, max_examples=300)
@@ -121,7 +121,7 @@ def test_bad_packets_are_refused(data: str, why: str) -> None:
 def test_any_bytes_decode_or_raise_wire_error(data: bytes, kind: int) -> None:
     data = bytes([kind, 0]) + data[2:4] + (len(data) // 8).to_bytes(2, "little") + bytes([data[6] & 1, 0]) + data[8:]
     try:
-        packet = wire.unpack_packet(data[: len(data) // 8 * 8], 256)
+        packet = wire.unpack_packet(data[: len(data) // 8 * 8], 256, PageRange)
     except WireError:
         return
     assert all(pfn < 256 for one in packet.ranges for pfn in one.pfns)
@@ -133,7 +133,7 @@ def test_any_bytes_decode_or_raise_wire_error(data: bytes, kind: int) -> None:
 def test_ranges_round_trip(shapes: list[tuple[int, int]]) -> None:
     ranges = [PageRange(n, at, tuple(range(wire.page_count(n, at)))) for n, at in shapes]
     data = wire.pack_ranges(ranges)
-    assert wire.unpack_ranges(data + b"more", len(ranges), 64) == (ranges, len(data))
+    assert wire.unpack_ranges(data + b"more", len(ranges), 64, PageRange) == (ranges, len(data))
 
 
 @pytest.mark.parametrize("message", [one for one in SIZES if one.size() > 8], ids=lambda one: one.__name__)

@@ -38,6 +38,7 @@ EXIT_CPUID, EXIT_MSR, EXIT_VMMCALL = 0x72, 0x7C, 0x81
 GP, UD = 13, 6
 RFLAGS_IF = 0x200
 TSS_BUSY = 2  # in a segment's attributes
+HF_CPL, HF_PE, HF_CS64 = 3, 1 << 7, 1 << 15  # what Unicorn knows of the mode
 
 INTERCEPTS = (1 << 0x04) | (1 << 0x12) | (1 << 0x1A) | (1 << 0x1C) | (1 << 0x1F)  # VINTR, CPUID, INVLPGA, MSR, SHUTDOWN: exit code - 0x60
 INTERCEPTS_SVM = 0x7F  # VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT: no nested virtualization
@@ -395,6 +396,14 @@ class UnicornProcessor:
             self._uc().reg_write(x86.UC_X86_REG_RFLAGS, value)
         else:
             raise KeyError(name)
+
+    @property
+    def kernel_bits(self) -> int:
+        """Width of the code that runs in ring 0 of protected mode; see ``Processor.kernel_bits``."""
+        flags = self.inside.d[layout.ENV_HFLAGS // 4]
+        if flags & HF_CPL or not flags & HF_PE:
+            return 0
+        return 64 if flags & HF_CS64 else 32
 
     def segment(self, name: str) -> Segment:
         """Return a segment register with its hidden part."""

@@ -20,9 +20,7 @@ CONNECTION_ID = 0xFFFFFF
 _FAST = 1 << 16
 _MUST_BE_ZERO = ~(0xFFFF | _FAST) & (1 << 64) - 1  # for calls without repetition and variable header
 _MESSAGE = struct.Struct("<IIII")
-_EVENT = struct.Struct("<IHH")
-_LONG_MODE_CODE = 1 << 9  # CS.L in a segment's attributes
-_PROTECTED, _VIRTUAL_8086 = 1, 1 << 17
+_EVENT_SIZE = 8  # connection (32 bits), flag number (16), reserved
 
 
 class Status(enum.IntEnum):
@@ -56,24 +54,16 @@ class Connections:
     signal_event: SignalEvent
 
 
-def privileged(processor: Processor) -> bool:
-    """Whether the caller may make hypercalls at all: protected mode, ring 0."""
-    if not processor.register("cr0") & _PROTECTED or processor.register("rflags") & _VIRTUAL_8086:
-        return False
-    return processor.segment("ss").attributes >> 5 & 3 == 0
-
-
-def call(processor: Processor, serve: Callable[[int, int, int], int]) -> None:
-    """Take the caller's registers by its mode's convention, let ``serve(control, input, output)`` answer, return the result."""
-    if processor.segment("cs").attributes & _LONG_MODE_CODE:
-        result = serve(processor.register("rcx"), processor.register("rdx"), processor.register("r8"))
-        processor.set_register("rax", result)
+def call(processor: Processor, bits: int, serve: Callable[[int, int], int]) -> None:
+    """Take the caller's registers by the convention of ``bits`` wide code, let ``serve(control, input)`` answer, return the result."""
+    if bits == 64:
+        processor.set_register("rax", serve(processor.register("rcx"), processor.register("rdx")))
         return
 
     def pair(high: str, low: str) -> int:
         return processor.register(high) << 32 | processor.register(low)
 
-    result = serve(pair("edx", "eax"), pair("ebx", "ecx"), pair("edi", "esi"))
+    result = serve(pair("edx", "eax"), pair("ebx", "ecx"))
     processor.set_register("eax", result & 0xFFFFFFFF)
     processor.set_register("edx", result >> 32)
 
@@ -81,10 +71,10 @@ def call(processor: Processor, serve: Callable[[int, int, int], int]) -> None:
 def dispatch(memory: GuestMemory, connections: Connections, control: int, first: int) -> Status:
     """Perform a hypercall. ``first`` is the input's address or, of a fast call, the input."""
     code = control & 0xFFFF
-    if code == POST_MESSAGE:
-        return _post_message(memory, connections, control, first)
     if code == SIGNAL_EVENT:
         return _signal_event(memory, connections, control, first)
+    if code == POST_MESSAGE:
+        return _post_message(memory, connections, control, first)
     return Status.INVALID_HYPERCALL_CODE
 
 
@@ -115,13 +105,12 @@ def _post_message(memory: GuestMemory, connections: Connections, control: int, a
 def _signal_event(memory: GuestMemory, connections: Connections, control: int, first: int) -> Status:
     if control & _MUST_BE_ZERO:
         return Status.INVALID_HYPERCALL_INPUT
-    if control & _FAST:
-        data: bytes | Status = first.to_bytes(8, "little")
-    else:
-        data = _input(memory, control, first, _EVENT.size)
-    if isinstance(data, Status):
-        return data
-    connection, flag, reserved = _EVENT.unpack(data)
-    if connection & ~CONNECTION_ID or reserved:
+    if not control & _FAST:
+        data = _input(memory, control, first, _EVENT_SIZE)
+        if isinstance(data, Status):
+            return data
+        first = int.from_bytes(data, "little")
+    connection = first & 0xFFFFFFFF
+    if connection & ~CONNECTION_ID or first >> 48:
         return Status.INVALID_HYPERCALL_INPUT
-    return connections.signal_event(connection, flag)
+    return connections.signal_event(connection, first >> 32)

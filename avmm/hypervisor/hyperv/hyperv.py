@@ -105,12 +105,13 @@ class HyperV(Device):
 
     def hypercall(self) -> bool:
         """VMMCALL was executed. False for #UD: no hypercall page, not in ring 0, or not in protected mode."""
-        if not self._hypercall & reg.PAGE_ENABLE or not hypercall.privileged(self.processor):
+        bits = self.processor.kernel_bits
+        if not bits or not self._hypercall & reg.PAGE_ENABLE:
             return False
-        hypercall.call(self.processor, self.call)
+        hypercall.call(self.processor, bits, self.call)
         return True
 
-    def call(self, control: int, first: int, second: int = 0) -> int:
+    def call(self, control: int, first: int) -> int:
         """Perform a hypercall by its control word; returns the result value."""
         code = control & 0xFFFF
         if code in self.calls or len(self.calls) < 64:

@@ -36,6 +36,12 @@ class Registers:
     def set_register(self, name: str, value: int) -> None:
         self.values["r" + name[1:] if name.startswith("e") else name] = value
 
+    @property
+    def kernel_bits(self) -> int:
+        if not self.values["cr0"] & 1 or self.values["rflags"] & 1 << 17 or self.ss >> 5 & 3:
+            return 0
+        return 64 if self.cs & 1 << 9 else 32
+
     def segment(self, name: str) -> Segment:
         return Segment(8, 0, 0xFFFFFFFF, self.cs if name == "cs" else self.ss)
 
@@ -59,5 +65,5 @@ class Rig:
     def write(self, index: int, value: int) -> bool:
         return self.msrs.write(index, value)
 
-    def call(self, control: int, first: int, second: int = 0) -> int:
-        return self.hyperv.call(control, first, second)
+    def call(self, control: int, first: int) -> int:
+        return self.hyperv.call(control, first)
