@@ -167,6 +167,7 @@ def _table(campaign: Campaign) -> Table:
         parameters = " ".join(f"{name}={value}" for name, value in instance.parameters.items())
         rows.setdefault((instance.test, parameters), []).append(result)
     table = Table("test", "parameters", "passed", "failed", "machine s", "seeds that failed")
+    table.columns[0].overflow = table.columns[1].overflow = "fold"
     for column in table.columns[2:5]:
         column.justify = "right"
     for (test, parameters), results in rows.items():
