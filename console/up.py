@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 import avmm
+from avmm.control.config import THREADS
 
 from . import lifetime
 from .results import Status, say
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 @click.command("up", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("description", metavar="MACHINE.TOML")
 @click.option("--check", is_flag=True, help="Only check the description.")
+@click.option("--threads", type=click.IntRange(1, THREADS), help="On how many processors guests run at once (overrides the file).")
 @click.option("--quiet", is_flag=True, help="Do not say where the sockets are.")
-def up(description: str, check: bool, quiet: bool) -> int:
+def up(description: str, check: bool, threads: int | None, quiet: bool) -> int:
     """Start the machines that MACHINE.TOML describes, and run until all have ended or Ctrl-C.
 
     \b
@@ -40,6 +43,8 @@ def up(description: str, check: bool, quiet: bool) -> int:
         if not quiet:
             click.echo(f"{description}: {len(described.vms)} machine{'s' if len(described.vms) != 1 else ''}, nothing wrong")
         return 0
+    if threads is not None:
+        described = replace(described, host=replace(described.host, threads=threads))
     panel = Panel(described)
     return lifetime.run(_run(panel, quiet))
 

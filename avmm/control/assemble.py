@@ -106,9 +106,10 @@ def _processor(config: VmConfig, guest: Guest | None) -> Callable[[Callbacks, bo
 
 async def _abandon(partition: Partition, service: ServiceOs) -> None:
     """Give back what belongs to a machine that could not be made."""
-    for outside in list(service.outside.values()):
-        if outside.name.startswith(f"device:{partition.name}/"):
-            await service.remove(outside)
+    for device in partition.devices.values():
+        outside = service.withdraw(device)
+        if outside is not None:
+            await outside.stop()
     vmbus = partition.devices.get("vmbus")
     if vmbus is not None:
         from avmm.vmbus.bus import VmBus

@@ -15,6 +15,7 @@ from avmm.devices.device import Device
 
 MIB = 1 << 20
 MEMORY_DEFAULT = 64 * MIB
+THREADS = 64  # on which a host may run guests
 MEMORY_LIMIT = 3 << 30  # RAM ends below the PCI hole
 
 Clock = Literal["real", "virtual"]

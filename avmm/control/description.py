@@ -4,6 +4,7 @@
 
     [host]                       # all optional
     metrics_port = 9464          # Prometheus metrics on 127.0.0.1
+    threads = 2                  # on how many processors guests run at once
 
     [vm.try]                     # nothing to boot named: the built-in guest
 
@@ -31,11 +32,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from avmm.control import toml_lines
-from avmm.control.config import Clock, ConfigError, Disk, VmConfig
+from avmm.control.config import THREADS, Clock, ConfigError, Disk, VmConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 PLACES = ("hypervisor", "service", "kernel")
-_HOST_KEYS = {"structure": "text", "runtime": "a path", "qmp": "a path", "metrics_port": "a whole number"}
+_HOST_KEYS = {"structure": "text", "runtime": "a path", "qmp": "a path", "metrics_port": "a whole number",
+              "threads": "a whole number"}  # fmt: skip
 _VM_KEYS = {
     "memory": "a size such as 64M", "code_cache": "a size such as 64M", "disks": "a list of disks", "floppies": "a list of disks",
     "cdrom": "a path", "kernel": "a path", "initrd": "a path", "append": "text", "bios": "text", "vgabios": "a path", "boot": "text",
@@ -71,6 +73,8 @@ class HostConfig:
     """The TCP port on 127.0.0.1 for Prometheus; 0 chooses one; None for none."""
     structure: str = "hybrid"
     """How the host is built: ``hybrid`` (hypervisor and service OS) or ``host`` (kernel VMM and user-mode VMM)."""
+    threads: int = 1
+    """On how many of the host's processors the guests of different machines run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +165,11 @@ class _Reader:
         port = table.get("metrics_port")
         if port is not None and not 0 <= port <= 65535:
             self.wrong(f"metrics_port is a port number up to 65535, not {port}", "host", "metrics_port")
+        threads = table.get("threads", 1)
+        if not 1 <= threads <= THREADS:
+            self.wrong(f"threads is a number from 1 to {THREADS}, not {threads}", "host", "threads")
         runtime, qmp = (self.folder / table[key] if table.get(key) else None for key in ("runtime", "qmp"))
-        return HostConfig(runtime, qmp, port, table.get("structure", "hybrid"))
+        return HostConfig(runtime, qmp, port, table.get("structure", "hybrid"), threads)
 
     def vm(self, name: str, table: dict[str, Any]) -> VmConfig:
         here = ("vm", name)

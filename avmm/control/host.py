@@ -6,25 +6,31 @@ from types import TracebackType
 from typing import Self
 
 from avmm.control.assemble import assemble
-from avmm.control.config import ConfigError, VmConfig
+from avmm.control.config import THREADS, ConfigError, VmConfig
 from avmm.control.snapshot import Snapshot, clone_name, put
 from avmm.control.vm import Vm
 from avmm.cpu.script import Guest
 from avmm.host.service import ServiceOs
 from avmm.host.structure import HostOs
+from avmm.hypervisor.rounds import Rounds
 from avmm.hypervisor.schedule import Schedule
 
 
 class Host:
     """Runs virtual machines in this process. ``async with avmm.Host() as host:``; afterwards nothing of them is left."""
 
-    def __init__(self, structure: str = "hybrid") -> None:
+    def __init__(self, structure: str = "hybrid", threads: int = 1) -> None:
         if structure not in ("hybrid", "host"):
             raise ConfigError(f"there is no host structure {structure!r}: choose hybrid or host")
         self.structure = structure
         """``hybrid``: hypervisor and service OS; ``host``: host OS, kernel VMM and user-mode VMM (docs/placement.md)."""
         self.service = ServiceOs() if structure == "hybrid" else HostOs()
-        self.schedule = Schedule()
+        if not 1 <= threads <= THREADS:
+            raise ConfigError(f"{threads} threads are not possible: choose 1 to {THREADS}, at most one a processor of the host is useful")
+        self.threads = threads
+        """On how many of the host's processors the guests of different machines run at once (docs/control.md)."""
+        self.schedule = Schedule(turns=threads)
+        self.rounds = Rounds(threads, lambda: len(self.schedule.holders)) if threads > 1 else None
         self.vms: dict[str, Vm] = {}
 
     async def __aenter__(self) -> Self:
@@ -47,7 +53,11 @@ class Host:
         if config.name in self.vms:
             raise ConfigError(f"there is a machine called {config.name} already: give this one another name")
         machine = await assemble(config, self.service, guest)
-        machine.partition.vcpu.share = self.schedule.share(config.name, config.weight, config.cap)
+        partition, rounds = machine.partition, self.rounds
+        partition.vcpu.share = self.schedule.share(config.name, config.weight, config.cap)
+        if rounds is not None:
+            partition.vcpu.make_fiber = lambda run_loop: rounds.fiber(run_loop, f"vm:{config.name}")
+            partition.processor.house = rounds.house
         vm = self.vms[config.name] = Vm(config, machine)
         return vm
 

@@ -85,9 +85,9 @@ class Machine:
     async def close(self) -> None:
         """Give back disks, tasks and memory. The machine must have ended."""
         for device in self.partition.devices.values():
-            outside = self.service.outside.get(device)
+            outside = self.service.withdraw(device)
             if outside is not None:
-                await self.service.remove(outside)
+                await outside.stop()  # nobody waits any more for what it may be waiting for
         if self.vmbus is not None:
             await self.vmbus.close()
         for name in self.names:

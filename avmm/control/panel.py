@@ -32,7 +32,7 @@ class Panel:
 
     def __init__(self, description: Description) -> None:
         self.description = description
-        self.host = Host(description.host.structure)
+        self.host = Host(description.host.structure, description.host.threads)
         self.metrics: MetricsServer | None = None
         self.everything: QmpServer | None = None
         """The socket that controls all machines."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Protocol
 
 
@@ -152,11 +153,14 @@ class DebugUnit(Protocol):
 
 
 class Processor(Protocol):
-    """One virtual CPU. All of it is called from one thread; nothing but :meth:`stop`, :meth:`kick` and :meth:`interrupt` while it runs."""
+    """One virtual CPU. One thread at a time calls it; nothing but :meth:`stop`, :meth:`kick` and :meth:`interrupt` while it runs."""
 
     callbacks: Callbacks
     failure: str
     """Why the last run ended with ``Exit.ERROR``, one sentence."""
+
+    house: Lock | None
+    """Held by whoever runs Python while guests execute in several threads: :meth:`run` lets go of it, and of the GIL, for guest code."""
 
     @property
     def debug(self) -> DebugUnit | None:

@@ -16,6 +16,7 @@ The invariant: what a scripted guest does goes through the processor's callbacks
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from threading import Lock
 from typing import Any
 
 from avmm.cpu.engine import Callbacks, CpuState, DebugUnit, Exit, ProcessorError, ProcessorState, Segment
@@ -117,6 +118,7 @@ class ScriptProcessor:
         self.callbacks = callbacks
         self.failure = ""
         self.debug: DebugUnit | None = None
+        self.house: Lock | None = None  # a scripted guest is Python: nobody else runs meanwhile
         self.units = 0
         self.rflags = 2
         self.handlers: dict[int, Handler] = {}

@@ -1,4 +1,4 @@
-"""Sharing one thread between the vCPUs of several machines: stride scheduling with weights, and caps.
+"""Sharing the host between the vCPUs of several machines: stride scheduling with weights, and caps.
 
 After Waldspurger and Weihl, "Stride Scheduling" (MIT/LCS/TM-528): each machine has a virtual time that goes on by the work
 it did divided by its weight, and of those that wait the one that is furthest behind has the next slice. A machine that
@@ -9,8 +9,9 @@ Work is what the vCPU says it is: ns of the host for a machine in real time, ns 
 how virtual machines share does not depend on the host's speed. The scheduler decides only who goes on when: it never
 changes what a guest computes.
 
-The invariant: while a machine waits for its turn another one has the turn, and that one gives it back when its slice
-ends, when it halts, when it waits in the middle of an instruction, and when it ends.
+There are as many turns to have as guests may run at once: one, or one a thread. The invariant: while a machine waits for a turn
+other ones have them all, and each gives its back when its slice ends, when it halts, when it waits in the middle of an
+instruction, and when it ends.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ LONGEST_REST = 500 * MILLISECOND
 
 
 class Schedule:
-    """The vCPUs that share one thread. ``now`` is the host's time in ns."""
+    """The vCPUs that share ``turns`` of the host's processors. ``now`` is the host's time in ns."""
 
-    def __init__(self, now: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, now: Callable[[], int] = time.monotonic_ns, turns: int = 1) -> None:
         self.now = now
+        self.turns = turns
         self.shares: list[Share] = []
         """Every machine's share, whether it runs or not."""
-        self.holder: Share | None = None
-        """Who has the turn."""
+        self.holders: set[Share] = set()
+        """Who has a turn."""
         self.front = 0.0
         """How far the machine that went on last had come, in virtual time."""
         self._ready: list[tuple[float, int, Share]] = []
@@ -72,15 +74,25 @@ class Schedule:
         heapq.heappush(self._ready, (share.virtual, self._serials, share))
         return share._turn
 
-    def _grant(self) -> None:
-        """Give the turn, which nobody has, to the one furthest behind."""
-        share = self.holder = self._first()
-        if share is not None:
+    def _take(self, share: Share) -> bool:
+        """Let a machine have a turn, or keep the one it has, if there is one to have."""
+        if share not in self.holders:
+            if len(self.holders) == self.turns:
+                return False
+            self.holders.add(share)
+        return True
+
+    def _give_back(self, share: Share) -> None:
+        """A machine gives its turn back: the one furthest behind has it next."""
+        self.holders.discard(share)
+        following = self._first()
+        if following is not None:
             heapq.heappop(self._ready)
-            assert share._turn is not None
-            share._turn.set_result(None)
-            share._turn = None
-            self.front = max(self.front, share.virtual)
+            assert following._turn is not None
+            following._turn.set_result(None)
+            following._turn = None
+            self.holders.add(following)
+            self.front = max(self.front, following.virtual)
 
 
 class Share:
@@ -122,24 +134,21 @@ class Share:
             self.leave()
             return asyncio.sleep(rest / 1e9)
         self._catch_up()
-        first, holder = schedule._first(), schedule.holder
-        mine = holder is None or holder is self
-        if mine and (first is None or self.virtual <= first.virtual):
-            schedule.holder = self
+        first = schedule._first()
+        if (first is None or self.virtual <= first.virtual) and schedule._take(self):
             schedule.front = max(schedule.front, self.virtual)
             return asyncio.sleep(0)
         self.waits += 1
         turn = schedule._queue(self)
-        if mine:
-            schedule._grant()
+        if self in schedule.holders or len(schedule.holders) < schedule.turns:
+            schedule._give_back(self)
         return turn
 
     def wake(self) -> Awaitable[None] | None:
         """The machine starts, or was halted and goes on. None: at once; otherwise await the result first."""
         schedule = self._schedule
         self._catch_up()
-        if schedule.holder is None or schedule.holder is self:
-            schedule.holder = self
+        if schedule._take(self):
             return None
         if self.virtual <= schedule.front:
             return None  # without the turn: it queues for one at the end of its slice
@@ -151,8 +160,8 @@ class Share:
 
     def leave(self) -> None:
         """The machine halts, or waits for something else than its turn: let others go on."""
-        if self._schedule.holder is self:
-            self._schedule._grant()
+        if self in self._schedule.holders:
+            self._schedule._give_back(self)
 
     def open(self) -> None:
         """The machine starts, perhaps again."""

@@ -1,7 +1,7 @@
 """The vCPU task: runs guest code in slices, fires timers between them, waits in HLT, and waits inside an instruction.
 
-The processor's run loop lives in a greenlet. Whatever it has to wait for, an I/O request packet in the middle of an IN,
-the next deadline in HLT, or just its turn, it hands to the asyncio task around it and is switched back to with the result.
+The processor's run loop lives in a fiber. Whatever it has to wait for, an I/O request packet in the middle of an IN,
+the next deadline in HLT, or just its turn, it hands to the asyncio task around it and goes on with the result.
 
 The invariant: between two slices, and only there, the vCPU's owner may pause, reset or stop it.
 """
@@ -14,10 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from greenlet import getcurrent, greenlet
-
 from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
 from avmm.cpu.engine import Exit, Processor
+from avmm.hypervisor.fiber import Fiber, GreenletFiber
 from avmm.hypervisor.schedule import Share
 
 QUANTUM = 20_000  # units between two looks at the host's clock
@@ -76,11 +75,12 @@ class Vcpu:
         self.limit: int | None = None
         """Units of work after which ``on_limit`` is called once, between two slices; None for no limit."""
         self.on_limit: Callable[[], None] = _nothing
+        self.make_fiber: Callable[[Callable[[], None]], Fiber] = GreenletFiber
+        """What its run loop runs in."""
         self._boundary = boundary
         self._on_shutdown = on_shutdown
         self._on_debug = on_debug
-        self._parent: greenlet | None = None
-        self._greenlet: greenlet | None = None
+        self._fiber: Fiber | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._pending = False
         self._woken = False
@@ -144,17 +144,18 @@ class Vcpu:
 
     def wait(self, awaitable: Awaitable[Any]) -> Any:
         """Suspend the vCPU until ``awaitable`` is done and return its result. Only from within the vCPU's own call stack."""
-        if self._parent is None or getcurrent() is not self._greenlet:
+        fiber = self._fiber
+        if fiber is None or not fiber.inside:
             raise RuntimeError("only a running vCPU can wait")
         begin = time.monotonic_ns()
         self._leave()
-        result = self._parent.switch(awaitable)
+        result = fiber.wait(awaitable)
         self.outside_ns += time.monotonic_ns() - begin
         return result
 
     def _switch(self, awaitable: Awaitable[Any]) -> None:
-        assert self._parent is not None
-        self._parent.switch(awaitable)
+        assert self._fiber is not None
+        self._fiber.wait(awaitable)
 
     def _leave(self) -> None:
         if self.share is not None:
@@ -174,26 +175,16 @@ class Vcpu:
 
     async def run(self) -> None:
         """Run until :class:`Stop` is raised at a boundary. Anything else that is raised is a failure and goes on to the caller."""
-        self._greenlet = running = greenlet(self._loop)
-        self._parent = getcurrent()
+        self._fiber = self.make_fiber(self._loop)
         self._halting = False
         if self.share is not None:
             self.share.open()
         try:
-            awaitable = running.switch()
-            while not running.dead:
-                try:
-                    result = await awaitable
-                except BaseException as error:
-                    self._parent = getcurrent()
-                    awaitable = running.throw(error)
-                else:
-                    self._parent = getcurrent()
-                    awaitable = running.switch(result)
+            await self._fiber.run()
         except Stop:
             return
         finally:
-            self._greenlet = self._parent = None
+            self._fiber = None
             if self.share is not None:
                 self.share.close()
 
@@ -252,11 +243,15 @@ class Vcpu:
             self.share.charge(used, used)
         if why is Exit.BUDGET:
             self._yield_turn()
-            for _ in range(BUSY_ROUNDS):
-                if not self._busy:
-                    break
-                self._switch(asyncio.sleep(0))
+            if self._busy:
+                self._switch(self._work_goes_on())
         return why
+
+    async def _work_goes_on(self) -> None:
+        for _ in range(BUSY_ROUNDS):
+            if not self._busy:
+                break
+            await asyncio.sleep(0)
 
     def _virtual_slice(self) -> Exit:
         now = self.clock.now()

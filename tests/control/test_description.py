@@ -18,6 +18,7 @@ FULL = """\
 [host]
 structure = "host"
 metrics_port = 0
+threads = 2
 runtime = "run"
 
 [vm.linux]
@@ -55,6 +56,7 @@ def write(folder: Path, text: str) -> Path:
 def test_full(folder: Path) -> None:
     described = load(write(folder, FULL))
     assert described.host.metrics_port == 0
+    assert described.host.threads == 2
     assert described.host.structure == "host"
     assert described.host.runtime == folder / "run"
     linux, small = described.vms
@@ -102,6 +104,8 @@ def test_full(folder: Path) -> None:
         ("[vm.a]\n[vm.a.placement]\npit = 'moon'\n", 3, "pit can be placed in hypervisor, service or kernel, not 'moon'"),
         ("[vm.a]\nboot = 'x'\n", 2, "letters"),
         ("[host]\nmetrics_port = 70000\n[vm.a]\n", 2, "up to 65535"),
+        ("[host]\n\nthreads = 0\n[vm.a]\n", 3, "from 1 to 64, not 0"),
+        ("[host]\nthreads = true\n[vm.a]\n", 2, "threads is a whole number"),
         ("[host]\nstructure = 'x'\n[vm.a]\n", 2, "structure is hybrid or host, not 'x'"),
         ("[host]\nport = 1\n[vm.a]\n", 2, "there is no key 'port'"),
         ("[vm.a]\nslice_us = 0\n", 2, "above 0"),

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 
 def configure(functions: dict[str, int], offsets: dict[str, int], instructions: dict[str, int], /) -> None: ...
@@ -22,6 +23,7 @@ class Vcpu:
     running: int
     tsc_base: int
     virtual_time: bool
+    house: threading.Lock | None
     halted: bool
     units: int
     def __init__(self, uc: int, cpu: int, env: int, tlb: int, units: int, callbacks: tuple[Callable[..., object], ...], /) -> None: ...

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, cast
 
 import unicorn
@@ -86,6 +87,7 @@ class UnicornProcessor:
         self.failure = ""
         self._virtual_time = virtual_time
         self._tsc_base = 0
+        self._house: Lock | None = None
         self._code_cache = code_cache
         self._ram: dict[int, tuple[memoryview, Any]] = {}
         self._io: dict[int, int] = {}
@@ -146,6 +148,17 @@ class UnicornProcessor:
         if self._vcpu is not None:
             self._vcpu.interrupt(pending)
 
+    @property
+    def house(self) -> Lock | None:
+        """The lock that is let go while guest code executes; see ``Processor.house``."""
+        return self._house
+
+    @house.setter
+    def house(self, lock: Lock | None) -> None:
+        self._house = lock
+        if self._vcpu is not None:
+            self._vcpu.house = lock
+
     def set_time_base(self, base: int) -> None:
         """Let the time stamp counter read units (virtual time) or host monotonic ns (real time) plus ``base``."""
         self._tsc_base = base
@@ -179,6 +192,7 @@ class UnicornProcessor:
             cb.port_in, cb.port_out, cb.memory_read, cb.memory_write, cb.acknowledge, cb.window_done, self._vm_exit))  # fmt: skip
         vcpu.tsc_base = self._tsc_base
         vcpu.virtual_time = self._virtual_time
+        vcpu.house = self._house
         self._vcpu = vcpu
         self.executed: Callable[[], int] = vcpu.count
         self._ram, self._io, self._windows = {}, {}, {}

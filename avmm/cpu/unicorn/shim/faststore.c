@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -34,7 +35,8 @@ typedef struct {
 
 static Store **stores;
 static int store_count, store_room;
-static unsigned generation = 1;
+static _Atomic unsigned generation = 1; /* of the list: each thread keeps what it found last */
+static pthread_mutex_t list = PTHREAD_MUTEX_INITIALIZER;
 static __thread struct { Store *store; unsigned generation; } last;
 
 static void (*stock_set_page)(void *, uint64_t, uint64_t, uint32_t, int, int, uint64_t);
@@ -46,13 +48,13 @@ static void *(*map_ram_ptr)(void *, void *, uint64_t);
 static Store *find(const void *uc_or_cpu) {
     Store *s = last.generation == generation ? last.store : NULL;
     if (s && (s->uc == uc_or_cpu || s->cpu == uc_or_cpu)) return s;
-    for (int i = 0; i < store_count; i++)
-        if (stores[i]->uc == uc_or_cpu || stores[i]->cpu == uc_or_cpu) {
-            last.store = stores[i];
-            last.generation = generation;
-            return stores[i];
-        }
-    return NULL;
+    s = NULL;
+    pthread_mutex_lock(&list);
+    for (int i = 0; i < store_count && !s; i++)
+        if (stores[i]->uc == uc_or_cpu || stores[i]->cpu == uc_or_cpu) s = stores[i];
+    if (s) last.store = s, last.generation = generation;
+    pthread_mutex_unlock(&list);
+    return s;
 }
 /* The has_code byte of a host page; NULL for memory we do not know, which stays slow. */
 static inline uint8_t *has_code(Store *s, uintptr_t host) {
@@ -206,26 +208,29 @@ int faststore_install(void *library) {
 void faststore_walk(void *store, Vcpu *walker) { ((Store *)store)->walker = walker; }
 void faststore_unregister(void *store) {
     Store *s = store;
+    pthread_mutex_lock(&list);
     for (int i = 0; i < store_count; i++)
         if (stores[i] == s) stores[i] = stores[--store_count];
     generation++;
+    pthread_mutex_unlock(&list);
     for (int i = 0; i < s->ram_count; i++) free(s->rams[i].has_code);
     free(s);
 }
 void *faststore_register(void *uc, void *cpu, void *tlb) {
-    if (store_count == store_room) {
-        int room = store_room ? 2 * store_room : 64;
-        Store **more = realloc(stores, (size_t)room * sizeof *more);
-        if (!more) return NULL;
-        stores = more;
-        store_room = room;
-    }
     Store *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->uc = uc, s->cpu = cpu, s->tlb = tlb;
     stock_flush(cpu);
-    stores[store_count++] = s;
+    pthread_mutex_lock(&list);
+    if (store_count == store_room) {
+        int room = store_room ? 2 * store_room : 64;
+        Store **more = realloc(stores, (size_t)room * sizeof *more);
+        if (more) stores = more, store_room = room;
+    }
+    if (store_count < store_room) stores[store_count++] = s;
+    else free(s), s = NULL;
     generation++;
+    pthread_mutex_unlock(&list);
     return s;
 }
 void faststore_add_ram(void *store, uint8_t *host, uint64_t size) {

@@ -1,5 +1,6 @@
 /* The Python type: one Vcpu is the native half of one virtual CPU. See vcpu.h. */
 #include "vcpu.h"
+#include <pthread.h>
 #include <structmember.h>
 #include <time.h>
 
@@ -14,17 +15,26 @@ int64_t monotonic_ns(void) {
 }
 
 static Vcpu *first; /* all that have an engine */
+static pthread_mutex_t engines = PTHREAD_MUTEX_INITIALIZER;
 Vcpu *vcpu_of(const void *cpu) {
+    pthread_mutex_lock(&engines);
     Vcpu *v = first;
     while (v && v->cpu != cpu) v = v->next;
+    pthread_mutex_unlock(&engines);
     return v;
 }
+static void remember(Vcpu *v) {
+    pthread_mutex_lock(&engines);
+    v->next = first;
+    first = v;
+    pthread_mutex_unlock(&engines);
+}
 static void forget(Vcpu *v) {
-    for (Vcpu **link = &first; *link; link = &(*link)->next)
-        if (*link == v) {
-            *link = v->next;
-            return;
-        }
+    pthread_mutex_lock(&engines);
+    Vcpu **link = &first;
+    while (*link && *link != v) link = &(*link)->next;
+    if (*link) *link = v->next;
+    pthread_mutex_unlock(&engines);
 }
 
 /* End the run at the next block boundary. Not by emu_stop, which makes Unicorn skip the hooks of every IN and OUT that
@@ -42,7 +52,26 @@ static void fail(Vcpu *v) {
     v->why = EXIT_STOPPED;
     end_slice(v);
 }
-int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b, uint64_t c, int64_t otherwise) {
+/* Guest code of several vCPUs executes at once, each in a thread of its own; Python, theirs and everybody's, is run by
+ * whoever has the house lock, from the first to the last line of an exit. */
+static void house(Vcpu *v, const char *method) {
+    PyObject *done = PyObject_CallMethod(v->house, method, NULL);
+    if (!done) fail(v);
+    Py_XDECREF(done);
+}
+static void go_out(Vcpu *v) {
+    if (!v->house || v->house == Py_None) return;
+    house(v, "release");
+    v->outdoors = PyEval_SaveThread();
+}
+static void come_in(Vcpu *v) {
+    if (!v->outdoors) return;
+    PyEval_RestoreThread(v->outdoors);
+    v->outdoors = NULL;
+    house(v, "acquire"); /* without the GIL while it has to wait */
+}
+
+static int64_t call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b, uint64_t c, int64_t otherwise) {
     PyObject *arguments[3] = {NULL, NULL, NULL};
     uint64_t values[3] = {a, b, c};
     for (int i = 0; i < count; i++)
@@ -66,6 +95,12 @@ int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b
     Py_DECREF(result);
     return otherwise;
 }
+int64_t vcpu_call(Vcpu *v, PyObject *function, int count, uint64_t a, uint64_t b, uint64_t c, int64_t otherwise) {
+    come_in(v);
+    otherwise = call(v, function, count, a, b, c, otherwise);
+    go_out(v);
+    return otherwise;
+}
 
 void vcpu_drive(Vcpu *v, bool pending) {
     enum { VIRQ = 0x100 };
@@ -84,7 +119,9 @@ static int run_guest(Vcpu *v) {
     do {
         if (v->debug.active && debug_enter(v)) return 0;
         CPU32(v, layout.halted) = 0;
+        go_out(v);
         error = api.emu_start(v->uc, ENV64(v, RIP), 0, 0, 0);
+        come_in(v);
         again = v->debug.active && debug_left(v);
     } while (again && !error);
     return error;
@@ -303,8 +340,7 @@ static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
     Py_INCREF(v->acknowledge), Py_INCREF(v->window_done), Py_INCREF(v->vmexit);
     v->uc = (void *)uc, v->cpu = (void *)cpu, v->env = (void *)env, v->end = units, v->delivering = -1;
     v->icount = (volatile int32_t *)(v->cpu + layout.icount_high - 2);
-    v->next = first;
-    first = v;
+    remember(v);
     if (!deliver_hooks(v, instructions) || !port_hooks(v, instructions)) {
         PyErr_SetString(PyExc_OSError, "unicorn refused a hook");
         return -1;
@@ -314,6 +350,7 @@ static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
 }
 static int vcpu_traverse(Vcpu *v, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(v));
+    Py_VISIT(v->house);
     Py_VISIT(v->port_in); Py_VISIT(v->port_out); Py_VISIT(v->memory_read); Py_VISIT(v->memory_write);
     Py_VISIT(v->acknowledge); Py_VISIT(v->window_done); Py_VISIT(v->vmexit);
     return 0;
@@ -321,7 +358,7 @@ static int vcpu_traverse(Vcpu *v, visitproc visit, void *arg) {
 static int vcpu_clear(Vcpu *v) {
     if (v->running) return 0; /* a suspended greenlet still stands in run(), which holds a reference */
     Py_CLEAR(v->port_in); Py_CLEAR(v->port_out); Py_CLEAR(v->memory_read); Py_CLEAR(v->memory_write);
-    Py_CLEAR(v->acknowledge); Py_CLEAR(v->window_done); Py_CLEAR(v->vmexit);
+    Py_CLEAR(v->acknowledge); Py_CLEAR(v->window_done); Py_CLEAR(v->vmexit); Py_CLEAR(v->house);
     return 0;
 }
 static void vcpu_dealloc(Vcpu *v) {
@@ -350,6 +387,7 @@ static PyMemberDef members[] = {
     COUNTER(blocks), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
     COUNTER(n_exits), COUNTER(n_loads), COUNTER(n_stores), COUNTER(run_ns), COUNTER(run_cycles), COUNTER(handler_cycles), {"error", T_INT, offsetof(Vcpu, error), READONLY, NULL},
     {"running", T_INT, offsetof(Vcpu, running), READONLY, NULL}, {"tsc_base", T_LONGLONG, offsetof(Vcpu, tsc_base), 0, NULL},
+    {"house", T_OBJECT, offsetof(Vcpu, house), 0, NULL},
     {"virtual_time", T_BOOL, offsetof(Vcpu, virtual_time), 0, NULL},
     {"halted", T_BOOL, offsetof(Vcpu, halted), 0, NULL}, {"stop_reason", T_INT, offsetof(Vcpu, debug.reason), READONLY, NULL}, {"stop_watch", T_INT, offsetof(Vcpu, debug.hit_watch), READONLY, NULL}, {NULL, 0, 0, 0, NULL}};
 static PyObject *get_units(Vcpu *v, void *closure) {

@@ -134,6 +134,8 @@ typedef struct Vcpu {
     Step trail[TRAIL];
     uint64_t steps;
 
+    PyObject *house;        /* a lock that is let go, with the GIL, while guest code executes; NULL or None: both are kept */
+    PyThreadState *outdoors; /* the thread that executes guest code without them */
     PyObject *port_in, *port_out, *memory_read, *memory_write, *acknowledge, *window_done, *vmexit;
     PyObject *error_type, *error_value, *error_trace;
 } Vcpu;

@@ -1,0 +1,64 @@
+"""A function that can wait for an awaitable in the middle of itself: what a vCPU's run loop runs in.
+
+The task around it awaits what it hands out and lets it go on with the result. Here it is a greenlet, in the event loop's own
+thread; :mod:`avmm.hypervisor.rounds` has the same in a thread.
+
+The invariant: either the function runs or its task does, never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from greenlet import getcurrent, greenlet
+
+
+class Fiber(Protocol):
+    """Runs a function that may wait."""
+
+    async def run(self) -> None:
+        """Run the function to its end; what it raises comes out here. Cancelled, it is raised where the function waits."""
+
+    def wait(self, awaitable: Awaitable[Any]) -> Any:
+        """Return the awaitable's result, or raise what it raised. Only from within the function: see :attr:`inside`."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the caller is the function, or was called by it."""
+
+
+class GreenletFiber:
+    """A ``Fiber`` in the event loop's thread: while the function runs, nothing else does."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._greenlet = greenlet(function)
+        self._parent: greenlet | None = None
+
+    async def run(self) -> None:
+        """Run the function; see ``Fiber.run``."""
+        running = self._greenlet
+        self._parent = getcurrent()
+        try:
+            awaitable = running.switch()
+            while not running.dead:
+                try:
+                    result = await awaitable
+                except BaseException as error:
+                    self._parent = getcurrent()
+                    awaitable = running.throw(error)
+                else:
+                    self._parent = getcurrent()
+                    awaitable = running.switch(result)
+        finally:
+            self._parent = None
+
+    def wait(self, awaitable: Awaitable[Any]) -> Any:
+        """Hand the awaitable to the task; see ``Fiber.wait``."""
+        assert self._parent is not None
+        return self._parent.switch(awaitable)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the caller runs in the greenlet."""
+        return getcurrent() is self._greenlet
