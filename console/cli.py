@@ -22,6 +22,7 @@ from .demo import demo
 from .request import TIMEOUT, Request
 from .steps import StepCommand, steps_in_order
 from .top import top
+from .trace import trace
 from .up import up
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -39,6 +40,7 @@ def group(ctx: click.Context) -> None:
       avmm run disk.img --headless --expect "login:" --screenshot login.png
       avmm up machine.toml           several machines, controlled with avmm ctl and avmm top
       avmm attach                    a console on machines that run
+      avmm trace                     one disk request's whole way, by each path
       avmm doctor                    what works on this machine
 
     `avmm COMMAND --help` explains each command with examples.
@@ -84,6 +86,7 @@ def group(ctx: click.Context) -> None:
 @click.option("--speaker", metavar="F.wav", help="Save what the PC speaker played.")
 @click.option("--stats", is_flag=True, help="Print at the end what the machine did.")
 @click.option("--json", is_flag=True, help="Print the result, the screen and the statistics as JSON.")
+@click.option("--hyperv", is_flag=True, help="An enlightened machine: Hyper-V's interface, and disks, keyboard and monitor on VMBus.")
 @click.option(
     "--triple-fault", type=click.Choice(["reset", "stop"]), default="reset", show_default=True,
     help="What a triple fault does: reset, as a PC does, or stop with a report and exit status 3.",
@@ -140,6 +143,7 @@ group.add_command(attach)
 group.add_command(campaign)
 group.add_command(ctl)
 group.add_command(top)
+group.add_command(trace)
 
 
 group.add_command(demo)

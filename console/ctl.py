@@ -21,6 +21,8 @@ from avmm.control.mode import MODES
 from avmm.control.qmp import QmpError
 from avmm.control.sockets import SUFFIX, runtime_folder
 
+from .trace import show as show_request
+
 Work = Callable[[QmpClient], Awaitable[Any]]
 
 
@@ -133,17 +135,35 @@ def _show_stats(result: dict[str, Any]) -> None:
 @ctl.command("trace")
 @click.argument("vm")
 @click.option("--count", default=100, show_default=True, help="Events at most.")
+@click.option("--requests", metavar="N", type=click.IntRange(1, 1000), help="Instead follow the next N disk requests, hop by hop.")
+@click.option("--op", type=click.Choice(("read", "write", "flush")), help="Only requests of this operation.")
+@click.option("--seconds", metavar="S", default=10.0, show_default=True, help="How long to wait for them, in machine time.")
+@click.option("--all", "every", is_flag=True, help="Show each access to a register, not how many there were.")
 @click.pass_context
-def trace(ctx: click.Context, vm: str, count: int) -> None:
-    """Print the last events worth knowing."""
+def trace(  # noqa: PLR0917 - click names them
+    ctx: click.Context, vm: str, count: int, requests: int | None, op: str | None, seconds: float, every: bool
+) -> None:
+    """Print the last events worth knowing, or the whole way of disk requests."""
+    if requests is None:
+        if op or every:
+            raise click.UsageError("--op and --all go with --requests")
+        _answer(ctx, vm, "x-avmm-trace", _show_events, count=count)
+    else:
+        _answer(ctx, vm, "x-avmm-trace-requests", lambda found: _show_requests(found, every), count=requests, op=op or "", seconds=seconds)
 
-    def show(result: dict[str, Any]) -> None:
-        for event in result["events"]:
-            click.echo(" ".join([f"{event['time'] / 1e9:12.6f}", event["name"], *(f"{k}={v}" for k, v in event["fields"].items())]))
-        if result["failure"]:
-            click.echo(result["failure"])
 
-    _answer(ctx, vm, "x-avmm-trace", show, count=count)
+def _show_events(result: dict[str, Any]) -> None:
+    for event in result["events"]:
+        click.echo(" ".join([f"{event['time'] / 1e9:12.6f}", event["name"], *(f"{k}={v}" for k, v in event["fields"].items())]))
+    if result["failure"]:
+        click.echo(result["failure"])
+
+
+def _show_requests(found: list[dict[str, Any]], every: bool) -> None:
+    for request in found:
+        show_request(request, every=every)
+    if not found:
+        click.echo("The guest sent no request to its disks.")
 
 
 @ctl.command("install")

@@ -41,6 +41,7 @@ class Request:
     overlay: bool
     read_only: bool
     name: str
+    hyperv: bool
     triple_fault: Literal["reset", "stop"]
     restore: str | None
     prefix: str
@@ -142,6 +143,7 @@ class Request:
         return avmm.VmConfig(
             name=self.name, memory=self.memory, disks=disks, floppies=floppies, cdrom=cdrom, kernel=kernel, initrd=self.initrd,
             append=self.append, bios=self.bios, boot=boot, clock=self._clock(), on_triple_fault=self.triple_fault,
+            hyperv=self.hyperv,
         )  # fmt: skip
 
     def _clock(self) -> Literal["real", "virtual"]:

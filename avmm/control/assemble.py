@@ -211,7 +211,7 @@ def _enlighten(machine: Machine, lapic: LocalApic, disks: list[HostDisk] | None,
     """Add what an enlightened guest finds: the synthetic processor interface and the bus to VM-H with its devices."""
     # Imported only for machines that have it: most do not, and it is a fifth of what a start has to load.
     from avmm.boot.acpi import VMBUS_MEMORY
-    from avmm.devices.mode_port import ModePort
+    from avmm.devices.guest_port import GuestPort
     from avmm.hypervisor.hyperv.hyperv import HyperV
     from avmm.storage.controller import ScsiController
     from avmm.storage.scsi_disk import ScsiDisk
@@ -242,8 +242,8 @@ def _enlighten(machine: Machine, lapic: LocalApic, disks: list[HostDisk] | None,
     machine.synthetic_video = SyntheticVideo(partition, VMBUS_MEMORY, resolution)
     partition.plug(machine.synthetic_video)
     vmbus.offer(machine.synthetic_video)
-    machine.mode_port = ModePort(partition)
-    partition.plug(machine.mode_port)
+    machine.guest_port = GuestPort(partition)
+    partition.plug(machine.guest_port)
 
 
 def _no_hurry() -> None:

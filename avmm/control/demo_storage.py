@@ -14,7 +14,8 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic_ns
@@ -172,13 +173,13 @@ class Meter:
 
 # -- the built-in guest
 
-_MODES = {
+MODES = {
     "pio": ("mode emulated", "disk pio"),
     "dma": ("mode emulated", "disk dma"),
     "shunt": ("mode shunt-only",),
     "enlightened": ("mode enlightened",),
 }
-_PROMPT = "\nok> "
+PROMPT = "\nok> "
 _REQUESTS = {65536: 64, 4096: 256, 512: 256}
 """What one ``bench disk`` of the guest does, in this order."""
 
@@ -187,21 +188,23 @@ class DemoError(Exception):
     """The guest did not do what the demonstration needs; one sentence says what."""
 
 
-async def _say(vm: Vm, line: str) -> str:
+async def say(vm: Vm, line: str) -> str:
+    """Have the built-in guest carry out a command, and return what it printed."""
     vm.serial.write(line + "\n")
-    return (await vm.serial.wait_for(_PROMPT, BUILTIN_TIMEOUT)).partition("\n")[2].removesuffix(_PROMPT.strip("\n")).replace("\r", "")
+    return (await vm.serial.wait_for(PROMPT, BUILTIN_TIMEOUT)).partition("\n")[2].removesuffix(PROMPT.strip("\n")).replace("\r", "")
 
 
-async def _switch(vm: Vm, path: str) -> None:
-    for line in _MODES[path]:
-        answer = (await _say(vm, line)).strip()
+async def switch(vm: Vm, path: str) -> None:
+    """Have the built-in guest reach its disk by a path. DemoError when it cannot."""
+    for line in MODES[path]:
+        answer = (await say(vm, line)).strip()
         if answer and not answer.startswith("mode: "):
             raise DemoError(f"The built-in guest cannot go by {path}: {answer}")
 
 
-async def demo_builtin(image: str | Path, report: Report = lambda one: None, *, quick: bool = False) -> list[Measurement]:
-    """Measure the four paths of the built-in guest on a copy of ``image``. ``quick`` leaves depth 8 and writes out."""
-    found = []
+@asynccontextmanager
+async def booted(image: str | Path) -> AsyncIterator[Vm]:
+    """Run the built-in guest on a copy of ``image``, up to its prompt, in real time."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "guest.img"
         await asyncio.to_thread(shutil.copy, image, copy)
@@ -210,22 +213,29 @@ async def demo_builtin(image: str | Path, report: Report = lambda one: None, *, 
             await vm.start()
             await vm.serial.wait_for("ok> ", BUILTIN_TIMEOUT)
             await vm.sleep(SETTLED)
-            with Meter(vm) as meter:
-                for path in _MODES:
-                    await _switch(vm, path)
-                    for op in OPERATIONS[: 1 if quick else None]:
-                        for depth in DEPTHS[: 1 if quick else None]:
-                            for one in await _bench(vm, meter, path, op, depth):
-                                report(one)
-                                found.append(one)
-                await _switch(vm, "pio")
+            yield vm
+
+
+async def demo_builtin(image: str | Path, report: Report = lambda one: None, *, quick: bool = False) -> list[Measurement]:
+    """Measure the four paths of the built-in guest on a copy of ``image``. ``quick`` leaves depth 8 and writes out."""
+    found = []
+    async with booted(image) as vm:
+        with Meter(vm) as meter:
+            for path in MODES:
+                await switch(vm, path)
+                for op in OPERATIONS[: 1 if quick else None]:
+                    for depth in DEPTHS[: 1 if quick else None]:
+                        for one in await _bench(vm, meter, path, op, depth):
+                            report(one)
+                            found.append(one)
+            await switch(vm, "pio")
     return found
 
 
 async def _bench(vm: Vm, meter: Meter, path: str, op: str, depth: int) -> list[Measurement]:
     segments = [Segment(size, requests) for size, requests in _REQUESTS.items()]
     meter.expect(op, segments)
-    said = await _say(vm, f"bench disk {op} {depth}")
+    said = await say(vm, f"bench disk {op} {depth}")
     if re.search(rf"^bench \S+ {op} depth={depth} ", said, re.MULTILINE) is None or segments[-1].last is None:
         raise DemoError(f"The built-in guest did not measure its disk: {said.strip()}")
     return [segment.measurement(path, op, depth) for segment in reversed(segments)]

@@ -27,7 +27,7 @@ from avmm.hypervisor.partition import Partition
 from avmm.interpose.ata.front import AtaFront
 
 if TYPE_CHECKING:
-    from avmm.devices.mode_port import ModePort
+    from avmm.devices.guest_port import GuestPort
     from avmm.storage.controller import ScsiController
     from avmm.vmbus.bus import VmBus
     from avmm.vmbus.keyboard import SyntheticKeyboard
@@ -63,7 +63,7 @@ class Machine:
     """Where keys go while an enlightened guest listens there."""
     synthetic_video: SyntheticVideo | None = None
     """What the monitor shows while an enlightened guest draws there."""
-    mode_port: ModePort | None = None
+    guest_port: GuestPort | None = None
     """Where the host tells the built-in guest which of its storage stacks to use."""
     video_services: VideoServices | None = None
     """The built-in BIOS's int 10h."""

@@ -1,9 +1,9 @@
-"""How the built-in guest reaches its disk, as its host wants it: the host's end of the mode port."""
+"""How the built-in guest reaches its disk, as its host wants it: the host's end of the guest port."""
 
 from __future__ import annotations
 
 from avmm.control.watch import MachineEnded, WaitTimeout, wait_until
-from avmm.devices.mode_port import ModePort
+from avmm.devices.guest_port import GuestPort
 from avmm.hypervisor.partition import Partition, RunState
 
 MODES = ("emulated", "enlightened", "shunt-only")
@@ -22,12 +22,12 @@ class ModeError(ValueError):
     """The guest did not take the mode; one sentence says why."""
 
 
-def current(port: ModePort | None) -> str | None:
+def current(port: GuestPort | None) -> str | None:
     """Return the mode the guest is in; None where no guest tells."""
     return MODES[port.mode] if port is not None and port.mode is not None and port.mode < len(MODES) else None
 
 
-async def set_mode(partition: Partition, port: ModePort | None, mode: str, timeout: float) -> str:
+async def set_mode(partition: Partition, port: GuestPort | None, mode: str, timeout: float) -> str:
     """Have the guest switch, and return when it has, with the mode it is in; see ``Vm.set_mode``."""
     if mode not in MODES:
         raise ModeError(f"there is no mode {mode!r}: choose {', '.join(MODES)}")
@@ -36,7 +36,7 @@ async def set_mode(partition: Partition, port: ModePort | None, mode: str, timeo
     if partition.state is not RunState.RUNNING:
         raise ModeError(f"{partition.name} is {partition.state.value}: only a running guest can switch")
     if port.mode is None:
-        raise ModeError("nobody in the guest listens at the mode port: only the built-in guest does, once its kernel has started")
+        raise ModeError("nobody in the guest listens at the guest port: only the built-in guest does, once its kernel has started")
     port.ask(MODES.index(mode))
     try:
         await wait_until(partition, lambda: port.answered, timeout, lambda: f"the guest was {mode}")

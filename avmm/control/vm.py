@@ -215,14 +215,14 @@ class Vm:
     @property
     def mode(self) -> str | None:
         """How the built-in guest reaches its disk: ``emulated``, ``enlightened`` or ``shunt-only``; None where no guest tells."""
-        return mode.current(self.machine.mode_port)
+        return mode.current(self.machine.guest_port)
 
     async def set_mode(self, wanted: str, timeout: float = 10) -> str:
         """Have the built-in guest reach its disk another way, also in the midst of its work, and return when it does.
 
         ``timeout`` in seconds of machine time. Raises ModeError in one sentence when the guest stays as it is.
         """
-        return await mode.set_mode(self.partition, self.machine.mode_port, wanted, timeout)
+        return await mode.set_mode(self.partition, self.machine.guest_port, wanted, timeout)
 
     async def power_button(self) -> None:
         """Press the power button: an ACPI event for the guest, which may shut down."""

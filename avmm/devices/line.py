@@ -45,6 +45,11 @@ class InterruptLine:
         self.set(True)
         self.set(False)
 
+    @property
+    def sink(self) -> Sink | None:
+        """Who hears of changes."""
+        return self._sink
+
     def connect(self, sink: Sink | None) -> None:
         """Give the line another sink and replay its level there."""
         self._sink = sink

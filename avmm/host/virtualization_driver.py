@@ -143,6 +143,11 @@ class Disk:
         """The request finished last, with the path it took."""
         return self._driver.last
 
+    @property
+    def watcher(self) -> Callable[[StorageRequest], None] | None:
+        """Who watches."""
+        return self._driver.watcher
+
     def watch(self, watcher: Callable[[StorageRequest], None] | None) -> None:
         """Have ``watcher(request)`` called for each request that is finished; None for nobody. It must not raise."""
         self._driver.watcher = watcher

@@ -72,6 +72,10 @@ class Irp(Awaitable[int]):
         """Whether it has been answered, or given up by the one who awaited it."""
         return self._future.done()
 
+    def when_answered(self, routine: Callable[[], None]) -> None:
+        """Have ``routine()`` called soon after the answer, as the one who awaits it goes on."""
+        self._future.add_done_callback(lambda future: routine())
+
     def complete(self, value: int = 0) -> None:
         """Send the feedback packet: the access has been performed and read ``value``."""
         if not self._future.done():

@@ -153,6 +153,8 @@ class VmBus(Device):
         one = self._open.get(number)
         if one is not None:
             one.channel.stats.signals += 1
+            if one.channel.watcher is not None:
+                one.channel.watcher("signal", 0, 0)
             if not one.worker.attend():
                 self._attention()
         return Status.SUCCESS

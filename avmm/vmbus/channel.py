@@ -81,6 +81,8 @@ class Channel:
         self.outstanding = 0
         """Packets taken that want a completion and have none yet."""
         self.on_room: Callable[[], None] | None = None
+        self.watcher: Callable[[str, int, int], None] | None = None
+        """Told ``signal``, ``taken`` (request id, transaction id), ``sent`` (0, transaction id) and ``interrupt`` while somebody traces."""
         self.stats = ChannelStats()
 
     # -- what the server sees
@@ -141,6 +143,8 @@ class Channel:
             self.fail(str(error))
             return False
         self.stats.sent += 1
+        if self.watcher is not None:
+            self.watcher("sent", 0, transaction_id)
         if kind == _COMPLETION and self.outstanding:
             self.outstanding -= 1
             if self._held:
@@ -176,6 +180,8 @@ class Channel:
 
     def _interrupt(self) -> None:
         self.stats.interrupts += 1
+        if self.watcher is not None:
+            self.watcher("interrupt", 0, 0)
         self._interrupt_guest()
 
     def _made_room(self) -> None:
@@ -226,6 +232,8 @@ class Channel:
         if flags & COMPLETION_REQUESTED and kind is not _COMPLETION:
             self.outstanding += 1
         self.stats.received += 1
+        if self.watcher is not None:
+            self.watcher("taken", number, transaction_id)
         token = journey.set(number)
         try:
             self._server.received(packet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import guests
 from avmm_console.cli import main
 from tests.control.panels import BUSY, ECHO, image
 
@@ -162,3 +164,32 @@ def test_interrupt_ends_it(tmp_path: Path) -> None:
     running = Up(tmp_path, '[vm.one]\nmemory = "2M"\nfloppies = [{ path = "busy.img", mode = "ro" }]\n')
     assert running.end() == 130
     assert list(running.folder.iterdir()) == []
+
+
+def test_the_built_in_guest_switches_and_is_traced(tmp_path: Path) -> None:
+    shutil.copy(guests.image(), tmp_path / "guest.img")
+    text = '[vm.nub]\nmemory = "8M"\nhyperv = true\ndisks = [{ path = "guest.img", mode = "overlay" }]\n'
+    up = Up(tmp_path, text)
+    try:
+        deadline = time.monotonic() + 60
+        while "ok>" not in up.ctl("screen", "nub") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert up.ctl("mode", "nub", "enlightened") == "enlightened\n"
+        assert up.ctl("hmp", "nub", "mode", "shunt-only") == "mode: shunt-only\n"
+        assert up.ctl("hmp", "nub", "mode") == "mode: shunt-only\n"
+        assert "shunt-only" in up.ctl("mode", "nub", "fast", status=2)
+        words = [sys.executable, "-m", "avmm_console", "ctl", "--json", "trace", "nub", "--requests", "1", "--op", "read"]
+        tracing = subprocess.Popen(words, env=up.environment, stdout=subprocess.PIPE, text=True)
+        while tracing.poll() is None and time.monotonic() < deadline:
+            up.ctl("type", "nub", "read motd.txt\\n")
+            time.sleep(0.2)
+        out, _ = tracing.communicate(timeout=30)
+        (found,) = json.loads(out)
+        assert (found["path"], found["op"]) == ("shunt", "read")
+        assert found["hops"][0]["what"] == "a program asks"
+        up.ctl("stop", "nub")
+        assert "paused: it sends no requests" in up.ctl("trace", "nub", "--requests", "1", status=1)
+        assert "paused: only a running guest" in up.ctl("mode", "nub", "emulated", status=1)
+        assert "go with --requests" in up.ctl("trace", "nub", "--all", status=2)
+    finally:
+        up.end()

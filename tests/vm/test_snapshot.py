@@ -210,7 +210,7 @@ async def test_another_machine_is_refused_in_one_sentence(host: avmm.Host, disk:
         ({"memory": "16M", "disks": [avmm.Disk(guests.image(), "ro")]}, "one has an overlay, the other has none"),
         ({"memory": "16M", "disks": [disk, avmm.Disk(other, "ro")]}, "vm5 has disk1 .*, which the machine of the snapshot did not have"),
         ({"memory": "16M", "disks": [disk], "clock": "real"}, "the state is of a machine in virtual time, and this one is in real time"),
-        ({"memory": "16M", "disks": [disk], "hyperv": True}, "this one has hyperv, mode-port, synthetic-video, vmbus besides"),
+        ({"memory": "16M", "disks": [disk], "hyperv": True}, "this one has guest-port, hyperv, synthetic-video, vmbus besides"),
     ), 1):  # fmt: skip
         vm = await host.create_vm(avmm.VmConfig(name=f"vm{number}", **fields))  # type: ignore[arg-type]
         with pytest.raises(avmm.SnapshotError, match=sentence):

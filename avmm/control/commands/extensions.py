@@ -14,11 +14,15 @@ from avmm.control.commands.command import Arg, Call, Table
 from avmm.control.commands.machine import STATUS
 from avmm.control.mode import ModeError
 from avmm.control.qmp import QmpError
+from avmm.control.request_trace import trace_requests
 from avmm.control.vm import Vm
+from avmm.host.requests import Op
 from avmm.hypervisor.image import DeviceImageError
 from avmm.hypervisor.install import InstallError
+from avmm.hypervisor.partition import RunState
 
 TABLE = Table()
+MOST_REQUESTS = 1000
 
 
 def jsonable(value: object) -> Any:
@@ -102,6 +106,18 @@ async def _inspect(call: Call) -> object:
         "memory": " ".join(f"{span.first:x}-{span.first + span.size - 1:x}" for span in device.memory),
         **({"state": state} if isinstance(state, dict) else {}),
     }  # fmt: skip
+
+
+@TABLE.command("x-avmm-trace-requests", count=Arg(int, 1), op=Arg(str, ""), seconds=Arg(float, 10.0))
+async def _trace_requests(call: Call) -> object:
+    """Return the way of the next disk requests, hop by hop."""
+    if not 1 <= call["count"] <= MOST_REQUESTS or call["seconds"] <= 0:
+        raise QmpError(f"Parameters 'count' and 'seconds' are a number of requests up to {MOST_REQUESTS} and how long to wait")
+    if call["op"] not in ("", *(op.value for op in Op)):
+        raise QmpError(f"Parameter 'op' is {', '.join(op.value for op in Op)} or nothing")
+    if call.running.state is RunState.PAUSED:
+        raise QmpError(f"'{call.vm.name}' is paused: it sends no requests")
+    return [one.as_dict() for one in await trace_requests(call.running, call["count"], call["op"], call["seconds"])]
 
 
 @TABLE.command("x-avmm-install", device=Arg(str), image=Arg(str, "builtin"), sha256=Arg(str, ""))

@@ -12,6 +12,7 @@
 #include "io.h"
 #include "lib/text.h"
 #include "timer.h"
+#include "trace.h"
 
 #define TIMEOUT (10 * TIMER_HERTZ) /* without any progress */
 #define OVERDUE (TIMER_HERTZ / 2)
@@ -238,6 +239,7 @@ static void enqueue(struct disk_request *request)
 {
     bool on = irq_save();
 
+    trace(TRACE_ATA, request);
     request->next = NULL;
     if (now.head) {
         now.tail->next = request;

@@ -9,6 +9,7 @@
 #include "lib/text.h"
 #include "mode.h"
 #include "timer.h"
+#include "trace.h"
 
 #define DEPTH 16
 #define REGION 1024u /* sectors that are used over and over */
@@ -35,11 +36,14 @@ static void next(struct disk_request *request)
     run.left--;
     run.flying++;
     started[request - requests] = timer_microseconds();
+    request->number = disk_number();
+    trace(TRACE_ASKED, request);
     disk_submit(run.disk, request);
 }
 
 static void done(struct disk_request *request)
 {
+    trace(TRACE_ANSWERED, request);
     run.flying--;
     if (samples < SAMPLES)
         sample[samples++] = timer_microseconds() - started[request - requests];

@@ -6,6 +6,7 @@
 #include "io.h"
 #include "lib/text.h"
 #include "mode.h"
+#include "trace.h"
 
 struct disk emulating_disk = {.name = "emulating"}, enlightened_disk = {.name = "enlightened"};
 
@@ -50,6 +51,7 @@ void disk_done(struct disk_request *request, int status)
     request->filter = NULL;
     if (filter && filter(request))
         return;
+    trace(TRACE_DONE, request);
     in_flight--;
     request->done(request);
 }
@@ -81,10 +83,18 @@ static void send(struct disk_request *request)
         port->flush(request);
 }
 
+uint32_t disk_number(void)
+{
+    static uint32_t last;
+
+    return ++last;
+}
+
 void disk_submit(struct disk *disk, struct disk_request *request)
 {
     bool on = irq_save();
 
+    trace(TRACE_CLASS, request);
     request->disk = disk;
     request->filter = NULL;
     request->next = NULL;
@@ -132,16 +142,18 @@ static void wake(struct disk_request *request) { *(volatile bool *)request->cont
 static int perform(struct disk *disk, enum disk_operation operation, uint32_t lba, uint32_t count, void *buffer)
 {
     volatile bool done = false;
-    struct disk_request request = {.operation = operation, .lba = lba, .count = count, .buffer = buffer,
+    struct disk_request request = {.operation = operation, .number = disk_number(), .lba = lba, .count = count, .buffer = buffer,
                                    .done = wake, .context = (void *)&done};
     bool on;
 
     (void)mode_poll(); /* between two requests is where a mode asked for meanwhile takes effect */
+    trace(TRACE_ASKED, &request);
     on = irq_save();
     disk_submit(disk, &request);
     while (!done)
         wait_for_interrupt();
     irq_restore(on);
+    trace(TRACE_ANSWERED, &request);
     return request.status;
 }
 

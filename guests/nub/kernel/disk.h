@@ -12,6 +12,7 @@ enum disk_operation { DISK_READ, DISK_WRITE, DISK_FLUSH };
 
 struct disk_request {
     enum disk_operation operation;
+    uint32_t number;     /* names it on its way; disk_number() gives the next one */
     uint32_t lba, count; /* sectors of 512 bytes */
     uint8_t *buffer;
     void (*done)(struct disk_request *request); /* interrupts are off when it is called */
@@ -61,6 +62,7 @@ struct disk *disk_visible(void);                             /* the one that use
 int disk_info(const struct disk *disk, struct disk_info *info); /* -E_NODEV: it tells nothing */
 
 /* Requests. Held ones wait in the class driver until they are released. */
+uint32_t disk_number(void);
 void disk_submit(struct disk *disk, struct disk_request *request);
 void disk_done(struct disk_request *request, int status); /* by port drivers */
 void disk_hold(void);                                     /* and waits until nothing is in flight */

@@ -1,16 +1,19 @@
 /* The mode switch: drains what is in flight, starts or stops the enlightened side, tells the shunt, lets requests go on.
 
    A program that writes a file meanwhile notices nothing: its next request waits in the class driver and takes the new way.
-   Who wants a switch: a program, a key, or the host, by a port that reads what it wants (anything else where there is none) and
-   is told how each switch ended. Invariant: when starting the enlightened side fails, everything is as before. */
+   Who wants a switch: a program, a key, or the host, by a port that reads what it wants (all ones where there is none) and is told
+   how each switch ended. Invariant: when starting the enlightened side fails, everything is as before. */
 #include "mode.h"
 #include "cpu.h"
 #include "disk.h"
 #include "io.h"
 #include "shunt.h"
 #include "storvsc.h"
+#include "trace.h"
 
 enum { HOST_PORT = 0x5F0, HOST_LINE = 10 };
+
+bool trace_wanted;
 
 static enum disk_mode mode = MODE_EMULATED;
 static volatile int wanted = -1;
@@ -20,10 +23,11 @@ static void tell_host(int error) { outw(HOST_PORT, (uint16_t)(mode | (uint32_t)-
 
 static void on_host(void)
 {
-    uint8_t next = inb(HOST_PORT);
+    uint16_t wish = inw(HOST_PORT);
 
-    if (next < MODE_ASK)
-        mode_request(next);
+    trace_wanted = wish >> 8 == 1;
+    if ((wish & 0xFF) < MODE_ASK)
+        mode_request(wish & 0xFF);
 }
 
 int mode_init(void)

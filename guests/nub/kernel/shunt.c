@@ -9,6 +9,7 @@
 #include "shunt.h"
 #include "lib/text.h"
 #include "storvsc.h"
+#include "trace.h"
 
 static struct {
     enum shunt_embodiment embodiment;
@@ -60,10 +61,12 @@ static void submit(struct disk_request *request)
 
     if (shunt.mode == MODE_SHUNT_ONLY ? primary && storvsc_accepts() : diverting()) {
         shunt.diverted++;
+        trace(TRACE_DIVERTED, request);
         request->filter = came_back;
         storvsc_submit(request);
     } else {
         shunt.passed++;
+        trace(TRACE_PASSED, request);
         to_ata(request);
     }
 }

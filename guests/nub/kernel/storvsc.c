@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "shunt.h"
 #include "timer.h"
+#include "trace.h"
 #include "vmbus.h"
 
 enum { COMPLETE_IO = 1, EXECUTE_SRB = 3, BEGIN_INITIALIZATION = 7, END_INITIALIZATION = 8, QUERY_PROTOCOL_VERSION = 9,
@@ -19,7 +20,7 @@ enum { SRB_SUCCESS = 1, SRB_CODE = 0x3F, PAGE_SERIAL = 0x80 };
 #define SLOTS 16u
 #define TRIES 4
 #define LUNS 8u
-#define SYNCHRONOUS 0x100u /* transaction id of command(); slots have theirs from 1 on */
+#define SYNCHRONOUS 0x100u /* transaction id of command(); requests have theirs from id_of() */
 #define MAX_SECTORS 256u
 #define MAX_PAGES (MAX_SECTORS * SECTOR / 4096 + 1)
 #define TIMEOUT (5 * TIMER_HERTZ)
@@ -82,6 +83,9 @@ static struct vstor scsi(uint8_t opcode, uint8_t direction, uint32_t length)
 
 /* -- requests */
 
+/* The request's number, and from 1 on in the low byte, the slot. */
+static uint32_t id_of(uint32_t index) { return now.slot[index].request->number << 8 | (index + 1); }
+
 static bool issue(uint32_t index)
 {
     const struct disk_request *request = now.slot[index].request;
@@ -89,14 +93,14 @@ static bool issue(uint32_t index)
 
     if (request->operation == DISK_FLUSH) {
         packet = scsi(SYNCHRONIZE_CACHE_10, NONE, 0);
-        return send(index + 1, &packet, NULL, 0);
+        return send(id_of(index), &packet, NULL, 0);
     }
     packet = request->operation == DISK_READ ? scsi(READ_10, IN, request->count * SECTOR) : scsi(WRITE_10, OUT, request->count * SECTOR);
     for (int i = 0; i < 4; i++)
         packet.cdb[2 + i] = (uint8_t)(request->lba >> (24 - 8 * i));
     packet.cdb[7] = (uint8_t)(request->count >> 8);
     packet.cdb[8] = (uint8_t)request->count;
-    return send(index + 1, &packet, request->buffer, request->count * SECTOR);
+    return send(id_of(index), &packet, request->buffer, request->count * SECTOR);
 }
 
 /* Takes requests from the queue as long as there are slots and room in the ring. */
@@ -119,6 +123,7 @@ void storvsc_submit(struct disk_request *request)
 {
     bool on = irq_save();
 
+    trace(TRACE_STORVSC, request);
     if (!now.accepts) {
         disk_done(request, -E_GONE);
     } else {
@@ -165,8 +170,8 @@ static void drain(void)
         if (packet.id == SYNCHRONOUS && !now.answered) {
             now.answer = reply;
             now.answered = true;
-        } else if (packet.id - 1 < SLOTS) {
-            complete(packet.id - 1, &reply);
+        } else if ((packet.id & 0xFF) - 1 < SLOTS) {
+            complete((packet.id & 0xFF) - 1, &reply);
         }
     }
 }

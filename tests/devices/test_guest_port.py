@@ -1,16 +1,16 @@
-"""The mode port as the guest's kernel sees it, and one that misbehaves."""
+"""The guest port as the guest's kernel sees it, and one that misbehaves."""
 
 from __future__ import annotations
 
 import pytest
 
-from avmm.devices.mode_port import ModePort
+from avmm.devices.guest_port import GuestPort
 from tests.devices.bench import Bench
 
 
 def test_asking_and_answering() -> None:
     bench = Bench()
-    port = ModePort(bench)
+    port = GuestPort(bench)
     assert bench.read(port, 0x5F0) == 0xFF, "nothing is wanted"
     assert port.mode is None
     bench.write(port, 0x5F0, 0, 2)
@@ -30,13 +30,33 @@ def test_asking_and_answering() -> None:
     assert bench.read(port, 0x5F0, 2) == 1, "the last one counts"
 
 
+def test_steps_are_told_while_somebody_listens() -> None:
+    bench = Bench()
+    port = GuestPort(bench)
+    heard: list[tuple[int, int]] = []
+    bench.write(port, 0x5F4, 0x01000001, 4)
+    port.follow(lambda step, number: heard.append((step, number)))
+    assert not bench.lines[10].level, "nobody is there to be told"
+    bench.write(port, 0x5F0, 0, 2)
+    port.follow(lambda step, number: heard.append((step, number)))
+    assert bench.lines[10].level
+    assert bench.read(port, 0x5F0, 2) == 0x01FF
+    bench.write(port, 0x5F4, 0xFF000002, 4)
+    assert heard == [(0xFF, 2)]
+    assert bench.read(port, 0x5F4, 4) == 0xFFFFFFFF
+    port.follow(None)
+    assert bench.read(port, 0x5F0, 2) == 0x00FF
+    bench.write(port, 0x5F4, 0x01000003, 4)
+    assert len(heard) == 1
+
+
 def test_reset_and_saved_state() -> None:
     bench = Bench()
-    port = ModePort(bench)
+    port = GuestPort(bench)
     bench.write(port, 0x5F0, 2, 2)
     port.ask(1)
     other = Bench()
-    twin = ModePort(other)
+    twin = GuestPort(other)
     twin.restore(port.save())
     assert other.lines[10].level
     assert (twin.mode, twin.answered, other.read(twin, 0x5F0)) == (2, False, 1)
