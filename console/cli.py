@@ -18,6 +18,7 @@ from . import __version__, lifetime
 from .attach import attach
 from .campaign import campaign
 from .ctl import ctl
+from .ctl_physical import COMMANDS as PHYSICAL_COMMANDS
 from .demo import demo
 from .request import TIMEOUT, Request
 from .steps import StepCommand, steps_in_order
@@ -141,6 +142,8 @@ def doctor(as_json: bool) -> int:
 group.add_command(up)
 group.add_command(attach)
 group.add_command(campaign)
+for command in PHYSICAL_COMMANDS:
+    ctl.add_command(command)
 group.add_command(ctl)
 group.add_command(top)
 group.add_command(trace)

@@ -79,7 +79,7 @@ def ctl(ctx: click.Context, socket: str | None, as_json: bool) -> None:
     ctx.obj = (socket, as_json)
 
 
-def _answer(ctx: click.Context, vm: str, command: str, show: Callable[[Any], None] | None = None, **arguments: object) -> None:
+def answer(ctx: click.Context, vm: str, command: str, show: Callable[[Any], None] | None = None, **arguments: object) -> None:
     """Execute one QMP command and print the result, as JSON if so asked."""
     socket, as_json = ctx.obj
     result = talk(vm, socket, lambda qmp: qmp.execute(command, **arguments))
@@ -94,7 +94,7 @@ def _simple(name: str, command: str, help: str) -> None:
     @click.argument("vm")
     @click.pass_context
     def action(ctx: click.Context, vm: str) -> None:
-        _answer(ctx, vm, command)
+        answer(ctx, vm, command)
 
 
 _simple("stop", "stop", "Let machine time stand still.")
@@ -109,7 +109,7 @@ _simple("quit", "quit", "Pull the plug.")
 @click.pass_context
 def status(ctx: click.Context, vm: str) -> None:
     """Tell whether it runs."""
-    _answer(ctx, vm, "query-status", lambda result: click.echo(result["status"]))
+    answer(ctx, vm, "query-status", lambda result: click.echo(result["status"]))
 
 
 @ctl.command("stats")
@@ -117,7 +117,7 @@ def status(ctx: click.Context, vm: str) -> None:
 @click.pass_context
 def stats(ctx: click.Context, vm: str) -> None:
     """Tell what it did: exits, where they were handled, where the time went."""
-    _answer(ctx, vm, "x-avmm-stats", _show_stats)
+    answer(ctx, vm, "x-avmm-stats", _show_stats)
 
 
 def _show_stats(result: dict[str, Any]) -> None:
@@ -147,9 +147,9 @@ def trace(  # noqa: PLR0917 - click names them
     if requests is None:
         if op or every:
             raise click.UsageError("--op and --all go with --requests")
-        _answer(ctx, vm, "x-avmm-trace", _show_events, count=count)
+        answer(ctx, vm, "x-avmm-trace", _show_events, count=count)
     else:
-        _answer(ctx, vm, "x-avmm-trace-requests", lambda found: _show_requests(found, every), count=requests, op=op or "", seconds=seconds)
+        answer(ctx, vm, "x-avmm-trace-requests", lambda found: _show_requests(found, every), count=requests, op=op or "", seconds=seconds)
 
 
 def _show_events(result: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ def _show_requests(found: list[dict[str, Any]], every: bool) -> None:
 def install(ctx: click.Context, vm: str, device: str, image: str, sha256: str) -> None:
     """Bring a device model into the hypervisor while the guest uses it."""
     path = str(Path(image).resolve()) if "://" not in image and image != "builtin" and ":" not in image else image
-    _answer(ctx, vm, "x-avmm-install", _show_move, device=device, image=path, sha256=sha256)
+    answer(ctx, vm, "x-avmm-install", _show_move, device=device, image=path, sha256=sha256)
 
 
 @ctl.command("uninstall")
@@ -185,7 +185,7 @@ def install(ctx: click.Context, vm: str, device: str, image: str, sha256: str) -
 @click.pass_context
 def uninstall(ctx: click.Context, vm: str, device: str, to: str) -> None:
     """Put a device model outside, to the service OS."""
-    _answer(ctx, vm, "x-avmm-uninstall", _show_move, device=device, to=to)
+    answer(ctx, vm, "x-avmm-uninstall", _show_move, device=device, to=to)
 
 
 @ctl.command("mode")
@@ -194,7 +194,7 @@ def uninstall(ctx: click.Context, vm: str, device: str, to: str) -> None:
 @click.pass_context
 def mode(ctx: click.Context, vm: str, mode: str) -> None:
     """Have the built-in guest reach its disk another way, in the midst of its work."""
-    _answer(ctx, vm, "x-avmm-mode", lambda result: click.echo(result["mode"]), mode=mode)
+    answer(ctx, vm, "x-avmm-mode", lambda result: click.echo(result["mode"]), mode=mode)
 
 
 def _show_move(result: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ def _show_move(result: dict[str, Any]) -> None:
 @click.pass_context
 def snapshot(ctx: click.Context, vm: str, file: str) -> None:
     """Write the machine, as it is at this moment, to a file; it goes on."""
-    _answer(ctx, vm, "x-avmm-snapshot", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
+    answer(ctx, vm, "x-avmm-snapshot", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
 
 
 @ctl.command("restore")
@@ -218,7 +218,7 @@ def snapshot(ctx: click.Context, vm: str, file: str) -> None:
 @click.pass_context
 def restore(ctx: click.Context, vm: str, file: str) -> None:
     """Let the machine go on from a snapshot, also when it is off or has failed."""
-    _answer(ctx, vm, "x-avmm-restore", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
+    answer(ctx, vm, "x-avmm-restore", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
 
 
 @ctl.command("keep-history")
@@ -227,7 +227,7 @@ def restore(ctx: click.Context, vm: str, file: str) -> None:
 @click.pass_context
 def keep_history(ctx: click.Context, vm: str, every: float) -> None:
     """Remember the machine's past from now on, for rewind. Virtual time only."""
-    _answer(ctx, vm, "x-avmm-keep-history", every=every)
+    answer(ctx, vm, "x-avmm-keep-history", every=every)
 
 
 @ctl.command("rewind")
@@ -236,7 +236,7 @@ def keep_history(ctx: click.Context, vm: str, every: float) -> None:
 @click.pass_context
 def rewind(ctx: click.Context, vm: str, seconds: float) -> None:
     """Go back by so much machine time, as far as its past is remembered."""
-    _answer(ctx, vm, "x-avmm-rewind", lambda result: click.echo(_moment(result)), seconds=seconds)
+    answer(ctx, vm, "x-avmm-rewind", lambda result: click.echo(_moment(result)), seconds=seconds)
 
 
 def _moment(result: dict[str, Any]) -> str:
@@ -251,7 +251,7 @@ def _moment(result: dict[str, Any]) -> str:
 def sendkey(ctx: click.Context, vm: str, keys: tuple[str, ...], hold: int) -> None:
     """Press keys together: `avmm ctl sendkey linux ctrl alt delete`."""
     names = [name for key in keys for name in (key.split("-") if key != "-" else ["minus"])]
-    _answer(ctx, vm, "send-key", keys=[{"type": "qcode", "data": name} for name in names], hold_time=hold)
+    answer(ctx, vm, "send-key", keys=[{"type": "qcode", "data": name} for name in names], hold_time=hold)
 
 
 @ctl.command("type")
@@ -260,7 +260,7 @@ def sendkey(ctx: click.Context, vm: str, keys: tuple[str, ...], hold: int) -> No
 @click.pass_context
 def type_text(ctx: click.Context, vm: str, text: str) -> None:
     r"""Type text; \n is Enter."""
-    _answer(ctx, vm, "x-avmm-type", text=text.replace("\\n", "\n").replace("\\t", "\t"))
+    answer(ctx, vm, "x-avmm-type", text=text.replace("\\n", "\n").replace("\\t", "\t"))
 
 
 @ctl.command("screen")
@@ -268,7 +268,7 @@ def type_text(ctx: click.Context, vm: str, text: str) -> None:
 @click.pass_context
 def screen(ctx: click.Context, vm: str) -> None:
     """Print the text on the screen."""
-    _answer(ctx, vm, "x-avmm-screen", lambda result: click.echo(result["text"]))
+    answer(ctx, vm, "x-avmm-screen", lambda result: click.echo(result["text"]))
 
 
 @ctl.command("screendump")
@@ -277,7 +277,7 @@ def screen(ctx: click.Context, vm: str) -> None:
 @click.pass_context
 def screendump(ctx: click.Context, vm: str, file: str) -> None:
     """Save the screen as PNG, or as PPM if the file is called so."""
-    _answer(ctx, vm, "screendump", filename=str(Path(file).resolve()), format="ppm" if file.endswith(".ppm") else "png")
+    answer(ctx, vm, "screendump", filename=str(Path(file).resolve()), format="ppm" if file.endswith(".ppm") else "png")
 
 
 @ctl.command("eject")
@@ -286,7 +286,7 @@ def screendump(ctx: click.Context, vm: str, file: str) -> None:
 @click.pass_context
 def eject(ctx: click.Context, vm: str, force: bool) -> None:
     """Take the CD-ROM out."""
-    _answer(ctx, vm, "eject", device="cdrom", force=force)
+    answer(ctx, vm, "eject", device="cdrom", force=force)
 
 
 @ctl.command("insert")
@@ -295,7 +295,7 @@ def eject(ctx: click.Context, vm: str, force: bool) -> None:
 @click.pass_context
 def insert(ctx: click.Context, vm: str, file: str) -> None:
     """Put another CD-ROM image in."""
-    _answer(ctx, vm, "blockdev-change-medium", device="cdrom", filename=str(Path(file).resolve()))
+    answer(ctx, vm, "blockdev-change-medium", device="cdrom", filename=str(Path(file).resolve()))
 
 
 @ctl.command("hmp", context_settings={"ignore_unknown_options": True})
@@ -304,7 +304,7 @@ def insert(ctx: click.Context, vm: str, file: str) -> None:
 @click.pass_context
 def hmp(ctx: click.Context, vm: str, line: tuple[str, ...]) -> None:
     """Carry out a line of the human monitor: `avmm ctl hmp linux info registers`; try `help`."""
-    _answer(ctx, vm, "human-monitor-command", lambda text: click.echo(text.replace("\r\n", "\n"), nl=False), command_line=" ".join(line))
+    answer(ctx, vm, "human-monitor-command", lambda text: click.echo(text.replace("\r\n", "\n"), nl=False), command_line=" ".join(line))
 
 
 @ctl.command("qmp")
@@ -320,7 +320,7 @@ def qmp(ctx: click.Context, vm: str, command: str, arguments: str) -> None:
         raise click.UsageError(f"the arguments are no JSON: {error}") from None
     if not isinstance(given, dict):
         raise click.UsageError("the arguments are a JSON object")
-    _answer(ctx, vm, command, lambda result: click.echo(json.dumps(result, indent=2)), **given)
+    answer(ctx, vm, command, lambda result: click.echo(json.dumps(result, indent=2)), **given)
 
 
 @ctl.command("events")

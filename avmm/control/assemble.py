@@ -29,6 +29,7 @@ from avmm.cpu.unicorn.processor import UnicornProcessor
 from avmm.devices.ata.busmaster import BusMaster
 from avmm.devices.ata.channel import AtaChannel
 from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive
+from avmm.devices.block import BlockDevice
 from avmm.devices.debug import DebugConsole, PostCode
 from avmm.devices.device import Device
 from avmm.devices.i8042 import I8042
@@ -49,6 +50,7 @@ from avmm.hypervisor.features import APIC_BASE
 from avmm.hypervisor.image import DeviceImageError, entry_point_class
 from avmm.hypervisor.partition import Partition
 from avmm.hypervisor.slot import Slot
+from avmm.interpose.interposers.share import SharedDisk
 
 ISA_LINES = 16
 IOAPIC_INPUTS = 24
@@ -71,7 +73,9 @@ async def assemble(config: VmConfig, service: ServiceOs, guest: Guest | None = N
     names: list[str] = []
     partition: Partition | None = None
 
-    async def attach(kind: str, disk: Disk) -> HostDisk:
+    async def attach(kind: str, disk: Disk) -> BlockDevice:
+        if isinstance(disk.path, SharedDisk):
+            return disk.path
         name = f"{config.name}/{kind}"
         opened = await service.open_disk(name, disk.path, disk.mode, disk.overlay)
         names.append(name)
@@ -136,7 +140,8 @@ def _partition(config: VmConfig, service: ServiceOs, guest: Guest | None) -> Par
 
 
 def _build(  # noqa: PLR0917 - once, from assemble
-    config: VmConfig, partition: Partition, service: ServiceOs, disks: list[HostDisk], floppies: list[HostDisk], cdrom: HostDisk | None
+    config: VmConfig, partition: Partition, service: ServiceOs, disks: list[BlockDevice], floppies: list[BlockDevice],
+    cdrom: BlockDevice | None,
 ) -> Machine:
     partition.processor.unmap_ram(*VGA_HOLE)
     for number in range(IOAPIC_INPUTS):
@@ -186,7 +191,8 @@ def _build(  # noqa: PLR0917 - once, from assemble
     functions = [host_bridge(), isa_bridge(), ide, power_management(PM_BASE)]
     pci = PciHost(slot(), [*functions, hyperv_video()] if config.hyperv else functions)
 
-    machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, physical, [*disks, *floppies])
+    ours = [disk for disk in (*disks, *floppies) if isinstance(disk, HostDisk)]
+    machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, physical, ours)
     parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, power, debug, port_e9, PostCode(slot()), speaker]
     parts += [] if "com1" in config.physical else [uart]
     for device in physical.devices.values():
@@ -207,7 +213,7 @@ def _build(  # noqa: PLR0917 - once, from assemble
     return machine
 
 
-def _enlighten(machine: Machine, lapic: LocalApic, disks: list[HostDisk] | None, resolution: tuple[int, int]) -> None:
+def _enlighten(machine: Machine, lapic: LocalApic, disks: list[BlockDevice] | None, resolution: tuple[int, int]) -> None:
     """Add what an enlightened guest finds: the synthetic processor interface and the bus to VM-H with its devices."""
     # Imported only for machines that have it: most do not, and it is a fifth of what a start has to load.
     from avmm.boot.acpi import VMBUS_MEMORY
@@ -278,7 +284,7 @@ def _serial(index: int) -> str:
     return f"AVMM{index + 1:05}"
 
 
-def _drive_places(disks: list[HostDisk], cdrom: HostDisk | None) -> list[list[Drive | None]]:
+def _drive_places(disks: list[BlockDevice], cdrom: BlockDevice | None) -> list[list[Drive | None]]:
     """Place the drives: disks from the primary master on; the CD-ROM as secondary master, or in the first place that is free."""
     places: list[Drive | None] = [None] * 4
     for i, disk in enumerate(disks):
@@ -320,7 +326,7 @@ def _boot_letters(config: VmConfig) -> list[str]:
     return [*dict.fromkeys(order + "acd")]
 
 
-def _bios_drives(config: VmConfig, disks: list[HostDisk], floppies: list[HostDisk], cdrom: HostDisk | None) -> list[BiosDrive]:
+def _bios_drives(config: VmConfig, disks: list[BlockDevice], floppies: list[BlockDevice], cdrom: BlockDevice | None) -> list[BiosDrive]:
     """The drives as the BIOS numbers them, in boot order."""
     groups = {
         "a": [BiosDrive(i, disk) for i, disk in enumerate(floppies)],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from avmm.devices.device import Device
+from avmm.interpose.interposers.share import SharedDisk
 
 MIB = 1 << 20
 MEMORY_DEFAULT = 64 * MIB
@@ -42,7 +43,8 @@ def parse_size(text: str | int) -> int:
 class Disk:
     """An image and how it may be used: ``rw``, ``ro``, or ``overlay`` (changes are kept apart and the image is not touched)."""
 
-    path: str | Path
+    path: str | Path | SharedDisk
+    """A file, or what ``vm.share_disk`` of another machine has given: that is read-only."""
     mode: Mode = "rw"
     overlay: str | Path | None = None
     """Where an overlay keeps its changes; None for a temporary place that vanishes with the machine."""

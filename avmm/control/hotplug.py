@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from avmm.control.config import ConfigError, Disk
 from avmm.control.machine import Machine
+from avmm.devices.block import BlockDevice
+from avmm.interpose.interposers.share import SharedDisk
 
 
 class HotPlug:
@@ -20,18 +22,27 @@ class HotPlug:
         if scsi is None:
             raise ConfigError("disks can be plugged in while the machine runs only with hyperv = true and hyperv_disks")
         self._serials += 1
+        if isinstance(disk.path, SharedDisk):
+            return self._plug(disk.path)
         name = f"{self._machine.partition.name}/lun-{self._serials}"
         opened = await self._machine.service.open_disk(name, disk.path, disk.mode, disk.overlay)
         self._machine.names.append(name)
         try:
-            from avmm.storage.scsi_disk import ScsiDisk
-
-            lun = scsi.add_lun(ScsiDisk(opened, f"AVMMLUN{self._serials:05}"))
-        except ValueError as error:
+            lun = self._plug(opened)
+        except ConfigError:
             await self._close(name)
-            raise ConfigError(str(error)) from error
+            raise
         self._names[lun] = name
         return lun
+
+    def _plug(self, disk: BlockDevice) -> int:
+        from avmm.storage.scsi_disk import ScsiDisk
+
+        assert self._machine.scsi is not None
+        try:
+            return self._machine.scsi.add_lun(ScsiDisk(disk, f"AVMMLUN{self._serials:05}"))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     async def detach(self, lun: int) -> None:
         """Pull a LUN; what is in flight is finished, then the image is closed. ConfigError when there is none."""

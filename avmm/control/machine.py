@@ -84,6 +84,8 @@ class Machine:
 
     async def close(self) -> None:
         """Give back disks, tasks and memory. The machine must have ended."""
+        for physical in self.physical.devices.values():
+            physical.close()
         for device in self.partition.devices.values():
             outside = self.service.withdraw(device)
             if outside is not None:

@@ -13,6 +13,7 @@ from avmm.control.hotplug import HotPlug
 from avmm.control.inputs import Inputs
 from avmm.control.keyboard import Keyboard, Mouse
 from avmm.control.machine import Machine
+from avmm.control.physical.interposing import Interposing
 from avmm.control.placement import Placement
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
@@ -27,7 +28,8 @@ from avmm.hypervisor.install import InstallReport
 from avmm.hypervisor.partition import RunState
 from avmm.hypervisor.policy import Watch
 from avmm.hypervisor.report import failure_report
-from avmm.interpose.interposers import Interposer, SharedDisk
+from avmm.interpose.interposers.share import SharedDisk
+from avmm.interpose.interposers.stack import Interposer
 from avmm.interpose.switch import SwitchReport
 
 
@@ -47,6 +49,7 @@ class Vm:
         self._placement = Placement(machine)
         self._watch = Watch(machine.partition, self._placement.as_dict, self._placement.move) if config.auto_placement else None
         self._hot_plug = HotPlug(machine)
+        self._interposing = Interposing(machine)
         self._closed = False
         self.history: History | None = None
         """The machine's past; None until :meth:`keep_history`."""
@@ -192,17 +195,25 @@ class Vm:
 
     async def interpose(self, device: str, kind: str, **options: Any) -> Interposer:
         """Put an interposer between a virtualized disk and its driver: ``trace`` (path), ``fault`` (rules, seed), ``limit`` (bytes_per_s,
-        requests_per_s, burst), ``mirror`` (target, a block device of VM-H; drive). Raises VirtualizeError.
+        requests_per_s, burst), ``mirror`` (file, or target, a block device of VM-H; drive). Raises VirtualizeError.
         """
-        return await self.machine.physical.interpose(device, kind, options)
+        return await self._interposing.add(device, kind, options)
+
+    def interposers(self, device: str) -> dict[str, dict[str, object]]:
+        """Return what has been put between a disk and its driver, the newest last, and what each has done."""
+        return self._interposing.status(device)
 
     async def remove_interposer(self, device: str, kind: str) -> None:
-        """Take an interposer away; the guest does not notice that either."""
-        self.machine.physical.remove_interposer(device, kind)
+        """Take an interposer away; the guest does not notice that either. ``share`` ends what :meth:`share_disk` gave."""
+        await self._interposing.remove(device, kind)
+
+    def switch_over(self, device: str) -> None:
+        """Let the guest use the ``mirror`` interposer's disk only, from now on. Raises VirtualizeError while it is not complete."""
+        self._interposing.switch_over(device)
 
     def share_disk(self, device: str, drive: int = 0) -> SharedDisk:
-        """Return a read-only block device with what a virtualized disk of this machine holds."""
-        return self.machine.physical.share(device, drive)
+        """Return a read-only view of a virtualized disk of this machine. Another machine can have it: ``Disk(shared, "ro")``."""
+        return self._interposing.share(device, drive)
 
     async def attach_disk(self, disk: Disk) -> int:
         """Plug a disk into an enlightened machine's SCSI controller and return its LUN. Raises ConfigError or ImageError."""

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from avmm.devices.block import SECTOR, BlockDevice, BlockError
-from avmm.interpose.interposers import FaultLayer, Interposed, Interposer, LimitLayer, MirrorLayer, Rule, TraceLayer
+from avmm.interpose.interposers.fault import FaultLayer, Rule
+from avmm.interpose.interposers.limit import LimitLayer
+from avmm.interpose.interposers.mirror import MirrorLayer
+from avmm.interpose.interposers.stack import Interposed, Interposer
+from avmm.interpose.interposers.trace import TraceLayer
 from avmm.interpose.strand import Strand
 from tests.devices.bench import Bench, MemoryDisk
 

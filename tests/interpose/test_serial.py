@@ -194,6 +194,21 @@ def test_the_trigger_level_is_found_out_and_restored(trigger: int) -> None:
     assert m.uart._cause() == 0x04
 
 
+def test_it_is_found_out_later_when_the_port_was_sending() -> None:
+    m = SerialMachine()
+    m.run(setup(fcr=0x81))
+    for byte in b"sixteen bytes...":
+        m.perform(Access(DATA, byte))
+    m.switch(Plan(True, middle=True))
+    assert (m.driver.probing, m.port.trigger_known) == (False, False)
+    m.uart.receive_break()
+    m.pass_time(20 * CHARACTER + 3_000_000)
+    assert m.perform(Access(LSR)) & (BI | FE)  # looking did not eat it
+    m.perform(Access(DATA))
+    m.pass_time(5_000_000)
+    assert (m.port.fcr, m.port.trigger_known, bytes(m.wire)) == (0x81, True, b"sixteen bytes...")
+
+
 def test_what_comes_while_the_port_is_looked_at_waits_on_the_wire() -> None:
     m = taken(settled=False, fcr=0xC7, ier=1)
     m.uart.receive(b"early")

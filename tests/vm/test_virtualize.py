@@ -175,8 +175,9 @@ async def test_interposers_come_and_go(tmp_path: Path) -> None:
         mirror = await vm.interpose("ata0", "mirror", target=await host.service.open_disk("mirror", mirror_file))
         await vm.wait_until(lambda: mirror.complete, 10, "the copy is complete")  # type: ignore[attr-defined]
         assert await vm.share_disk("ata0").read(5, 2) == b"\5\0" * 256 + b"\6\0" * 256
-        with pytest.raises(VirtualizeError, match="remove them first"):
+        with pytest.raises(VirtualizeError, match=r"\(trace, mirror, share\): remove them first"):
             await vm.devirtualize("ata0")
+        await vm.remove_interposer("ata0", "share")
         with pytest.raises(VirtualizeError, match="trace interposer already"):
             await vm.interpose("ata0", "trace", path=tmp_path / "trace")
         with pytest.raises(VirtualizeError, match="no fault 'odd'"):

@@ -1,16 +1,12 @@
-"""QMP commands that QEMU has not: run-time installation, statistics, the trace, the list of machines.
-
-``x-avmm-virtualize`` and ``x-avmm-devirtualize`` are there when the machine can do it.
-"""
+"""QMP commands that QEMU has not: run-time installation, statistics, the trace, the list of machines."""
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 from avmm.control.commands.command import Arg, Call, Table
+from avmm.control.commands.jsonable import jsonable
 from avmm.control.commands.machine import STATUS
 from avmm.control.mode import ModeError
 from avmm.control.qmp import QmpError
@@ -23,21 +19,6 @@ from avmm.hypervisor.partition import RunState
 
 TABLE = Table()
 MOST_REQUESTS = 1000
-
-
-def jsonable(value: object) -> Any:
-    """Return ``value`` made of what JSON has: dataclasses as objects, enums as their values, anything odd as its text."""
-    if isinstance(value, enum.Enum):
-        return jsonable(value.value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(item) for item in value]
-    return f"{len(value)} bytes" if isinstance(value, (bytes, bytearray)) else str(value)
 
 
 def summary(vm: Vm) -> dict[str, Any]:
@@ -140,16 +121,6 @@ async def _move(call: Call, moving: Awaitable[object]) -> object:
     return jsonable(report)
 
 
-@TABLE.command("x-avmm-virtualize", device=Arg(str))
-async def _virtualize(call: Call) -> object:
-    return await _optional(call, "virtualize", call["device"])
-
-
-@TABLE.command("x-avmm-devirtualize", device=Arg(str))
-async def _devirtualize(call: Call) -> object:
-    return await _optional(call, "devirtualize", call["device"])
-
-
 @TABLE.command("x-avmm-mode", mode=Arg(str))
 async def _mode(call: Call) -> object:
     try:
@@ -158,14 +129,3 @@ async def _mode(call: Call) -> object:
         raise QmpError(str(error)) from None
     call.target.announce(call.vm, "X_AVMM_MODE", mode=mode)
     return {"mode": mode}
-
-
-async def _optional(call: Call, method: str, *arguments: str) -> object:
-    """Call what not every machine can do."""
-    action: Callable[..., Awaitable[object]] | None = getattr(call.running, method, None)
-    if action is None:
-        raise QmpError(f"This machine has no {method}", "CommandNotFound")
-    try:
-        return jsonable(await action(*arguments)) or {}
-    except (ValueError, LookupError) as error:
-        raise QmpError(str(error)) from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from avmm.control.commands import block, snapshots, user
 from avmm.control.commands.command import Call
 from avmm.control.commands.machine import STATUS
+from avmm.control.commands.physical import describe
 from avmm.control.qmp import QmpError, version
 from avmm.control.vm import Vm
 from avmm.hypervisor.report import disassembly, registers
@@ -57,7 +59,7 @@ def _plain(name: str) -> Handler:
     async def handler(call: Call, words: list[str]) -> str:
         if words:
             raise QmpError(f"{name} takes no arguments")
-        await call.target.execute(name, {} if call.target.vm is not None else {"vm": call.vm.name})
+        await _execute(call, name, {})
         return ""
 
     return handler
@@ -96,7 +98,7 @@ async def _mode(call: Call, words: list[str]) -> str:
     if len(words) > 1:
         raise QmpError("mode [emulated|enlightened|shunt-only]")
     if words:
-        await call.target.execute("x-avmm-mode", {"mode": words[0], **({} if call.target.vm is not None else {"vm": call.vm.name})})
+        await _execute(call, "x-avmm-mode", {"mode": words[0]})
     return f"mode: {call.vm.mode or 'nobody tells'}"
 
 
@@ -112,6 +114,62 @@ async def _loadvm(call: Call, words: list[str]) -> str:
         raise QmpError("loadvm FILE")
     await snapshots.load(call, words[0])
     return ""
+
+
+async def _switch(call: Call, words: list[str], command: str) -> str:
+    if not 1 <= len(words) <= 4:
+        raise QmpError(f"{command} DEVICE [between|middle] [BOUND-MS] [rollback|defer]")
+    names = ("device", "when", "bound", "on-bound")
+    try:
+        given = {name: float(word) / 1000 if name == "bound" else word for name, word in zip(names, words, strict=False)}
+    except ValueError:
+        raise QmpError(f"{words[2]} is no bound in ms") from None
+    report = await _execute(call, f"x-avmm-{command}", given)
+    pause = f"pause {report['pause_ns'] / 1000:.0f} us at: {report['stage']}"
+    return f"{report['device']}: {report['outcome']}{', ' + report['reason'] if report['reason'] else ''}; {pause}"
+
+
+async def _virtualize(call: Call, words: list[str]) -> str:
+    return await _switch(call, words, "virtualize")
+
+
+async def _devirtualize(call: Call, words: list[str]) -> str:
+    return await _switch(call, words, "devirtualize")
+
+
+async def _interpose(call: Call, words: list[str]) -> str:
+    if len(words) < 2:
+        raise QmpError("interpose DEVICE trace|fault|limit|mirror|share [NAME=VALUE]...")
+    options: dict[str, object] = {}
+    for word in words[2:]:
+        name, _, value = word.partition("=")
+        if name == "rule":
+            options["rules"] = [*options.get("rules", []), value]  # type: ignore[misc]
+        else:
+            options[name] = _number(value)
+    await _execute(call, "x-avmm-interpose", {"device": words[0], "kind": words[1], "options": options})
+    return ""
+
+
+def _number(text: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+async def _remove(call: Call, words: list[str]) -> str:
+    if len(words) != 2:
+        raise QmpError("remove_interposer DEVICE KIND")
+    await _execute(call, "x-avmm-remove-interposer", {"device": words[0], "kind": words[1]})
+    return ""
+
+
+async def _execute(call: Call, name: str, arguments: dict[str, Any]) -> Any:
+    """Carry out a QMP command on this machine."""
+    return await call.target.execute(name, arguments if call.target.vm is not None else {**arguments, "vm": call.vm.name})
 
 
 async def _help(call: Call, words: list[str]) -> str:
@@ -172,6 +230,14 @@ def _irq(vm: Vm) -> str:
     return "\n".join(f"{number:2}: {line.edges}" for number, line in sorted(vm.partition.lines.items()) if line.edges)
 
 
+def _physical(vm: Vm) -> str:
+    lines = []
+    for entry in describe(vm):
+        lines.append(f"{entry['device']}: {entry['mode']}")
+        lines += [f"    {kind}: {', '.join(f'{k} {v}' for k, v in told.items())}" for kind, told in entry["interposers"].items()]
+    return "\n".join(lines)
+
+
 def _placement(vm: Vm) -> str:
     return "\n".join(f"{name}: {place}" for name, place in vm.partition.placement.items())
 
@@ -182,7 +248,7 @@ def _trace(vm: Vm) -> str:
 
 _INFO: dict[str, Callable[[Vm], str]] = {
     "status": _status, "registers": _registers, "version": _version, "cpus": _cpus, "block": _blocks, "mtree": _mtree, "irq": _irq,
-    "name": lambda vm: vm.name, "placement": _placement, "trace": _trace, "stats": lambda vm: str(vm.stats),
+    "name": lambda vm: vm.name, "placement": _placement, "physical": _physical, "trace": _trace, "stats": lambda vm: str(vm.stats),
 }  # fmt: skip
 
 
@@ -273,6 +339,10 @@ _COMMANDS: dict[str, tuple[Handler, str]] = {
     "change": (_change, "DRIVE FILE"),
     "savevm": (_savevm, "FILE -- write a snapshot to a file"),
     "loadvm": (_loadvm, "FILE -- go on from a snapshot"),
+    "virtualize": (_virtualize, "DEVICE [between|middle] [BOUND-MS] [rollback|defer] -- take a physical device from the guest"),
+    "devirtualize": (_devirtualize, "DEVICE ... -- and give it back"),
+    "interpose": (_interpose, "DEVICE KIND [NAME=VALUE]... -- put something between a disk and its driver"),
+    "remove_interposer": (_remove, "DEVICE KIND"),
     "mode": (_mode, "[MODE] -- how the built-in guest reaches its disk"),
     **{name: (_plain(name), "") for name in ("stop", "cont", "system_reset", "system_powerdown", "quit")},
 }

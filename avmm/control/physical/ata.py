@@ -17,7 +17,8 @@ from avmm.hypervisor.partition import Partition
 from avmm.interpose.ata.driver import AtaDriver, DriverDisk
 from avmm.interpose.ata.front import AtaFront, EmulatedCable, EmulatedChannel
 from avmm.interpose.ata.handover import AtaHandover
-from avmm.interpose.interposers import Interposed, Interposer
+from avmm.interpose.interposers.share import SharedDisk
+from avmm.interpose.interposers.stack import Interposed, Interposer
 from avmm.platform.ata import AtaLink
 from avmm.platform.cable import Cable
 
@@ -39,6 +40,7 @@ class PhysicalChannel(PhysicalDevice):
         self.driver = AtaDriver(physical)
         self.disks = {n: DriverDisk(self.driver, n, disk.disk.sectors, disk.disk.read_only) for n, disk in enumerate(disks) if disk}
         self.layers: dict[str, Interposer] = {}
+        self.shares: list[SharedDisk] = []
         self._order: list[Interposer] = []
         self.stacks = {n: Interposed(n, disk, self._order) for n, disk in self.disks.items()}
         copies = [
@@ -55,7 +57,25 @@ class PhysicalChannel(PhysicalDevice):
     @property
     def interposed(self) -> list[str]:
         """The interposers, oldest first."""
-        return list(self.layers)
+        return [*self.layers, *(["share"] if self.shares else [])]
+
+    def close(self) -> None:
+        """The machine has ended: nobody reads along any more."""
+        self.end_shares()
+        for layer in self.layers.values():
+            layer.end()
+
+    def share(self, drive: int) -> SharedDisk:
+        """Let somebody read along."""
+        shared = SharedDisk(self.stacks[drive], f"{self.partition.name}/{self.name}")
+        self.shares.append(shared)
+        return shared
+
+    def end_shares(self) -> None:
+        """Let nobody read along any more."""
+        for shared in self.shares:
+            shared.close()
+        self.shares.clear()
 
     def add(self, kind: str, layer: Interposer) -> None:
         """Put an interposer on top of the others."""

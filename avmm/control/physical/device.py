@@ -51,3 +51,6 @@ class PhysicalDevice:
         ports.attach(front, front.ports, read, write, direct=direct)
         memory.detach(front.memory)
         memory.attach(front, front.memory, read, write, direct=direct)
+
+    def close(self) -> None:
+        """The machine has ended."""

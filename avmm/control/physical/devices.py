@@ -9,15 +9,12 @@ The invariant: one switch of a device at a time; a call returns a report, or rai
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from avmm.clock import MILLISECOND, SECOND
-from avmm.control.physical.ata import PhysicalChannel
 from avmm.control.physical.device import PhysicalDevice
-from avmm.control.physical.layers import KINDS
 from avmm.hypervisor.partition import Partition, RunState
 from avmm.interpose.front import Way
-from avmm.interpose.interposers import Interposer, SharedDisk
 from avmm.interpose.switch import Plan, Step, Switch, SwitchReport
 
 D = TypeVar("D", bound=PhysicalDevice)
@@ -46,61 +43,14 @@ class PhysicalDevices:
         for device in self.devices.values():
             device.route()
 
-    async def interpose(self, device: str, kind: str, options: dict[str, Any]) -> Interposer:
-        """Attach an interposer; see ``Vm.interpose``."""
-        channel = self._virtualized(device)
-        if kind in channel.layers:
-            raise VirtualizeError(f"{device} has a {kind} interposer already")
-        make = KINDS.get(kind)
-        if make is None:
-            raise VirtualizeError(f"there is no interposer {kind!r}: choose {', '.join(KINDS)}")
-        try:
-            layer = make(channel, **options)
-        except (TypeError, ValueError, OSError, LookupError) as error:
-            raise VirtualizeError(f"{kind}: {error}") from None
-        channel.add(kind, layer)
-        return layer
-
-    def interposers(self, device: str) -> dict[str, Interposer]:
-        """Return what has been put between, the newest last."""
-        return dict(self._channel(device).layers)
-
-    def remove_interposer(self, device: str, kind: str) -> None:
-        """Take it away again."""
-        channel = self._channel(device)
-        if kind not in channel.layers:
-            raise VirtualizeError(f"{device} has no {kind} interposer")
-        try:
-            channel.remove(kind)
-        except ValueError as error:
-            raise VirtualizeError(str(error)) from None
-
-    def share(self, device: str, drive: int = 0) -> SharedDisk:
-        """Return a read-only view of a virtualized disk."""
-        channel = self._virtualized(device)
-        if drive not in channel.stacks:
-            raise VirtualizeError(f"{device} has no drive {drive}")
-        return SharedDisk(channel.stacks[drive])
-
-    def _device(self, device: str) -> PhysicalDevice:
+    def find(self, device: str) -> PhysicalDevice:
+        """Return a device. VirtualizeError when there is none of that name."""
         found = self.devices.get(device)
         if found is None:
             if device in self.partition.devices:
                 raise VirtualizeError(f"{device} is no physical device: name it in the machine's `physical`")
             raise VirtualizeError(f"this machine has no device called {device}")
         return found
-
-    def _channel(self, device: str) -> PhysicalChannel:
-        found = self._device(device)
-        if not isinstance(found, PhysicalChannel):
-            raise VirtualizeError(f"{device} has no disks: interposers are for ata0 and ata1")
-        return found
-
-    def _virtualized(self, device: str) -> PhysicalChannel:
-        channel = self._channel(device)
-        if channel.front.target is not channel.front.emulated:
-            raise VirtualizeError(f"{device} is direct: virtualize it first")
-        return channel
 
     async def switch(  # noqa: PLR0917 - the order of Vm.virtualize
         self,
@@ -112,7 +62,7 @@ class PhysicalDevices:
         patience: float,
     ) -> SwitchReport:
         """Switch a device; see ``Vm.virtualize``."""
-        found = self._device(device)
+        found = self.find(device)
         if when not in ("between", "middle"):
             raise VirtualizeError(f"there is no {when!r} to switch at: choose between or middle")
         if on_bound not in ("rollback", "defer"):

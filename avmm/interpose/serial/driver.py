@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from avmm.clock import MILLISECOND
 from avmm.devices.uart import BI, DR, FE, FIFO, OUT2, PE, TEMT, THRE
 from avmm.interpose.front import nothing
 from avmm.interpose.handover import DeviceHangs
@@ -36,6 +37,7 @@ TRIGGERS = ((1, 0x00), (4, 0x40), (8, 0x80), (14, 0xC0))
 FIVE_BITS, EIGHT_BITS = 0, 3
 CHARACTER_NS = {FIVE_BITS: 61_000, EIGHT_BITS: 87_000}
 """What a character takes at the highest speed."""
+PROBE_AGAIN = 2 * MILLISECOND
 
 
 class SerialDriver:
@@ -55,6 +57,7 @@ class SerialDriver:
         """Interrupts that had no cause."""
         self._clock = link.cable.clock
         self._timer = self._clock.timer(self._go_on)
+        self._again = self._clock.timer(self.probe)
         self._wake: Resume | None = None
         self._strand: Strand | None = None
         self._ier = self._lcr = self._mcr = self._divisor = 0
@@ -89,6 +92,7 @@ class SerialDriver:
             self._strand.cancel()
             self._strand = None
         self._timer.cancel()
+        self._again.cancel()
         self._wake = None
 
     # -- registers
@@ -205,9 +209,13 @@ class SerialDriver:
     def probe(self) -> None:
         """Find out the trigger level, if it is not known and the port has nothing else to do."""
         port = self.port
-        if self.driving and not port.trigger_known and not port.sending and self.get(LSR) & (TEMT | DR) == TEMT:
-            self.driving, self.probing = False, True
-            self._strand = Strand(self._find_trigger(), self._found)
+        if not self.driving or port.trigger_known:
+            return
+        if port.sending or self.poll() & (TEMT | DR) != TEMT:
+            self._again.arm(self._clock.now() + PROBE_AGAIN)  # nothing tells when the last bit is out
+            return
+        self.driving, self.probing = False, True
+        self._strand = Strand(self._find_trigger(), self._found)
 
     async def _find_trigger(self) -> int:
         """Fill the receiver until it asks to be read."""
