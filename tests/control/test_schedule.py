@@ -68,6 +68,7 @@ async def together(*work: Awaitable[None]) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("weights", [(100, 100), (100, 200), (100, 200, 300), (1, 99), (10_000, 5_000)])
 async def test_weights(bench: Bench, weights: tuple[int, ...]) -> None:
+    """I10: processor time is shared by weight."""
     shares = [bench.schedule.share(str(n), weight) for n, weight in enumerate(weights)]
     await together(*(bench.busy(share, 2_000 * MS) for share in shares))
     total = sum(share.work for share in shares)

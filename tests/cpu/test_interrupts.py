@@ -12,6 +12,7 @@ MODES = ("real", "pm16", "pm32", "paging", "pae", "long", "compat")
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_interrupt_waits_for_if(mode: str) -> None:
+    """I5: an interrupt that a device started is injected as soon as the guest accepts it."""
     rig = Rig("out 0x30, al\nnop\nout 0x31, al\nsti\nnop\nhere:\n out 0x32, al\nSTOP", mode)
     rig.on_out = lambda port, size, value: rig.raise_interrupt(0x20) if port == 0x30 else None
     order: list[int] = []

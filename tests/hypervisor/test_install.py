@@ -138,6 +138,7 @@ def _refuse() -> Any:
 
 
 def test_the_steps_are_taken_in_order_and_a_known_image_is_not_fetched_again() -> None:
+    """I7: look whether it is there, probe, obtain the image, verify, transfer, switch."""
     async def run() -> None:
         site = Site()
         installer = Installer(site)

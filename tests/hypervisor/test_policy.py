@@ -105,6 +105,7 @@ async def watched(automatic: bool) -> tuple[list[tuple[str, int]], bool, list[st
 
 
 def test_a_machine_installs_what_its_guest_uses_and_gives_it_back() -> None:
+    """I7: the hypervisor itself finds out which devices are used often."""
     moves, armed, tasks = asyncio.run(watched(True))
     assert [what for what, _ in moves] == ["pit hypervisor", "pit service"]
     into, out = (time for _, time in moves)

@@ -73,6 +73,7 @@ TABLE = {
 @pytest.mark.parametrize("event", TABLE)
 @pytest.mark.parametrize(("column", "stage"), list(enumerate((U, I, S, B, IN, OUT, D, T, R))), ids=lambda v: getattr(v, "name", ""))
 def test_every_stage_and_event(column: int, stage: Stage, event: str) -> None:
+    """H4."""
     mirror = make(stage)
     EVENTS[event](mirror)
     assert mirror.stage is TABLE[event][column]

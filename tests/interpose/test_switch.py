@@ -173,6 +173,7 @@ def every(name: str, virtual: bool, how: str, step: int) -> set[str]:
 @pytest.mark.parametrize("virtual", [False, True], ids=["virtualize", "devirtualize"])
 @pytest.mark.parametrize("name", GUESTS)
 def test_a_switch_at_every_access_shows_in_nothing(name: str, virtual: bool, how: str) -> None:
+    """H1-H3, H5, H6, H8-H10."""
     stages = every(name, virtual, how, GUESTS[name][2])
     if how == "between":
         assert stages == {Stage.IDLE.value}
@@ -190,6 +191,7 @@ def test_a_switch_at_really_every_access(name: str, virtual: bool, how: str) -> 
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_back_and_forth_many_times(name: str) -> None:
+    """H13."""
     total = undisturbed(name).accesses
     triggers = [
         Trigger(at, Plan(i % 2 == 0, middle=i % 3 > 0, bound=LONG, patience=LONG)) for i, at in enumerate(range(1, total, max(1, total // 40)))
@@ -315,6 +317,7 @@ def test_a_device_that_hangs_is_left_to_the_guest_at_the_bound() -> None:
 
 
 def test_between_has_patience_without_a_pause() -> None:
+    """H5."""
     m = machine()
     hang(m)
     m.switch(Plan(True, patience=5_000_000))
@@ -339,6 +342,7 @@ def test_a_guests_reset_goes_through_to_a_busy_device() -> None:
 
 @pytest.mark.parametrize("defer", [False, True])
 def test_past_the_bound(defer: bool) -> None:
+    """H11, H12: the device is the guest's again, or accesses are logged on."""
     m = machine()
     m.run(command(0x40, 5, 200))
     m.switch(Plan(True, middle=True, bound=100_000, defer=defer))
@@ -382,6 +386,7 @@ def test_the_drivers_patience_ends() -> None:
 
 
 def test_a_spurious_interrupt_of_the_physical_device_does_not_reach_the_guest() -> None:
+    """H9."""
     m = machine(virtual=True)
     edges = m.edges
     m.front.physical.irq.set(True)
@@ -432,6 +437,7 @@ def test_a_machine_reset_ends_a_switch(virtual: bool) -> None:
 
 
 def test_reads_that_cannot_be_busy_wait_in_their_instruction() -> None:
+    """H7: the guest finds the device busy; what BSY cannot answer waits."""
     m = machine()
     m.run(command(0x40, 5, 200))
     m.switch(Plan(True, middle=True, bound=LONG))
@@ -443,6 +449,7 @@ def test_reads_that_cannot_be_busy_wait_in_their_instruction() -> None:
 
 
 def test_modes_are_reported_and_carried() -> None:
+    """H8."""
     m = machine()
     m.run(command(0xC6, count=4))
     m.run(finish(m.log))

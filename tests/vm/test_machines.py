@@ -76,6 +76,7 @@ def clock(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.asyncio
 async def test_several_machines_at_once(images: dict[str, Path]) -> None:
+    """I10."""
     async with Host() as host:
         vms = []
         for i, clock in enumerate(("real", "virtual", "real", "virtual")):

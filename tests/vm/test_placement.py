@@ -96,6 +96,7 @@ async def moved_about(folder: Path, append: str, rounds: int, structure: str = "
 
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_linux_does_not_notice_that_its_devices_are_moved(clock: str, tmp_path: Path) -> None:
+    """I7: installed and removed at run time under Linux, with no access and no interrupt lost."""
     uvloop.run(moved_about(tmp_path, CLOCKS[clock], 10))
 
 

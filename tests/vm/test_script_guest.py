@@ -292,6 +292,7 @@ def disk(folder: Path) -> Path:
 
 @pytest.mark.asyncio
 async def test_the_interval_timer() -> None:
+    """I5: the timer inside raises its interrupts by itself, on time, and they are injected."""
     ((ticks, polls, status, count), _), stats, _ = await run(pit)
     steps = {later - earlier for earlier, later in pairwise(ticks[1:])}
     assert steps <= {round(11932 * PM_HZ / PIT_HZ) + d for d in (-2, -1, 0, 1, 2)}  # the second clock agrees with the first
@@ -374,6 +375,7 @@ async def test_the_disk_by_way_of_the_service_os(tmp_path: Path) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("device", [*SCRIPTS, *ALSO])
 async def test_the_same_wherever_it_lives(device: str, tmp_path: Path) -> None:
+    """I6: keyboard, mouse, video, audio, disks, timers and interrupt controllers live inside as well as outside."""
     script = SCRIPTS.get(device) or ALSO[device]
     seen = []
     for place in ("hypervisor", "service"):
@@ -391,6 +393,7 @@ async def test_the_same_wherever_it_lives(device: str, tmp_path: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_everything_outside(tmp_path: Path) -> None:
+    """I4, I6: and all of them at once outside."""
     image = disk(tmp_path)
     devices = ["pit", "rtc", "com1", "keyboard", "video", "pci", "acpi-power", "pic", "lapic", "ioapic", "speaker", "debug"]
     config = replace(SMALL, disks=[avmm.Disk(image)], placement=dict.fromkeys(devices, "service"))

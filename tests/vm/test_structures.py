@@ -81,7 +81,7 @@ def expected() -> tuple[list[int], list[int]]:
 
 @pytest.mark.parametrize(("structure", "place"), PLACES)
 def test_the_same_machine_in_every_place(structure: str, place: str, expected: tuple[list[int], list[int]]) -> None:
-    """In virtual time not only the result is the same but also the moment of each interrupt."""
+    """I8: in virtual time not only the result is the same but also the moment of each interrupt."""
     faces, times, route = asyncio.run(play(structure, place))
     assert (faces, times) == expected
     assert route == ROUTES.get((structure, place), [])

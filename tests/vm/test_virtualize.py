@@ -61,6 +61,7 @@ async def torture(folder: Path, cycles: int, clock: str) -> None:
 @pytest.mark.guests
 @pytest.mark.asyncio
 async def test_linux_does_not_notice(tmp_path: Path) -> None:
+    """H1, H2, H13: Linux keeps its driver and its files."""
     await torture(tmp_path, 30, "virtual")
 
 
