@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -37,7 +38,7 @@ from .machines import Changed, Machine
 from .mouse import MouseTracker
 from .pager import LiveView, Page, Pager
 from .painter import Painter, Place
-from .panes import Panes
+from .panes import Panes, Tab
 from .prompt import Prompt
 from .screen_view import colour_depth
 from .selection import clipboard, unused
@@ -48,6 +49,10 @@ ESCAPE_SECONDS = 0.03
 MESSAGE_SECONDS = 4.0
 BELL_SECONDS = 0.25
 LIVE_SECONDS = 1.0
+LOAD = 20
+"""Painting the guests is followed by a pause of so many times the processor time it took: a twentieth of a core."""
+SERIAL_SECONDS = 0.01
+"""What came over a serial line is shown after so long: more may be on its way."""
 STYLE = Style.from_dict(
     {
         "status": "reverse", "message": "reverse bold", "page": "reverse", "prompt": "bold", "hint": "reverse",
@@ -93,6 +98,8 @@ class Console:
         self._mouse = MouseTracker()
         self._mouse_wanted: bool | None = None
         self._repaint: asyncio.TimerHandle | None = None
+        self._rested = 0.0
+        """When guests may be painted again."""
         self._bug: BaseException | None = None
         self.around = Surroundings(self)
         self.app: Application[None] = Application(
@@ -145,17 +152,30 @@ class Console:
             if places:
                 machine.seat.room(max(place.width for place in places), max(2 * place.height for place in places))
 
-    def _paint(self, machine: Machine | None = None) -> None:
-        """Bring the guests up to date that are shown, or one of them."""
+    def _paint(self) -> None:
+        """Bring the guests up to date that are shown."""
         if self._repaint is not None:
             self._repaint.cancel()
             self._repaint = None
         if not self.app.is_running or self.app.renderer.last_rendered_screen is None:
             return
+        began = time.thread_time()
         for pane in self.panes.shown:
             place = pane.area.place
-            if place is not None and machine in (None, pane.tab.machine):
+            if place is not None:
                 self._painter.paint(place, pane.tab.machine.frame(pane.tab.serial, place.width, place.height))
+        self._rested = asyncio.get_running_loop().time() + LOAD * (time.thread_time() - began)
+
+    def _paint_soon(self, tab: Tab, delay: float = 0.0) -> None:
+        """Paint after a delay, and after the pause that the last painting has earned, if a tab is shown."""
+        if self._repaint is not None or not any(pane.tab == tab for pane in self.panes.shown):
+            return
+        loop = asyncio.get_running_loop()
+        delay = max(delay, self._rested - loop.time())
+        if delay <= 0:
+            self._paint()
+        else:
+            self._repaint = loop.call_later(delay, self._paint)
 
     def message(self) -> str:
         """Return what is to be said instead of the state."""
@@ -179,10 +199,9 @@ class Console:
     def _changed(self, machine: Machine, changed: Changed) -> None:
         match changed.what:
             case "picture":
-                self._paint(machine)
+                self._paint_soon(Tab(machine, serial=False))
             case "serial":
-                if self._repaint is None and any(pane.tab.serial and pane.tab.machine is machine for pane in self.panes.shown):
-                    self._repaint = asyncio.get_running_loop().call_later(1 / FRAMES, self._paint)
+                self._paint_soon(Tab(machine, serial=True), SERIAL_SECONDS)
             case "bell":
                 now = asyncio.get_running_loop().time()
                 if now - self._rang >= BELL_SECONDS and self.app.is_running:
@@ -202,20 +221,27 @@ class Console:
         bindings = KeyBindings()
         to_guest = Condition(lambda: not self.prompt.open)
 
+        # NotImplemented: what is around the guests is not drawn anew for a key that is theirs, which would take longer than their echo.
         @bindings.add(Keys.Any, eager=True, filter=to_guest)
-        def any_key(event: KeyPressEvent) -> None:
+        def any_key(event: KeyPressEvent) -> object:
+            waited = self.router.waiting
             for press in event.key_sequence:
                 key = press.key.value if isinstance(press.key, Keys) else press.key
                 self._take(self.router.feed(key, press.data))
-            asyncio.get_running_loop().call_soon(lambda: self._take(self.router.flush()))
+            if self.router.escaped:
+                asyncio.get_running_loop().call_soon(lambda: self._take(self.router.flush()))
+            if waited != self.router.waiting:
+                self.app.invalidate()
+            return NotImplemented
 
         @bindings.add(Keys.BracketedPaste, eager=True, filter=to_guest)
         def paste(event: KeyPressEvent) -> None:
             self._take([Text(event.data.replace("\r\n", "\n").replace("\r", "\n"))])
 
         @bindings.add(Keys.Vt100MouseEvent, eager=True)
-        def mouse(event: KeyPressEvent) -> None:
+        def mouse(event: KeyPressEvent) -> object:
             self._moved(event.data)
+            return NotImplemented
 
         for ignored in (Keys.CPRResponse, Keys.ScrollUp, Keys.ScrollDown, Keys.Ignore, Keys.SIGINT):
             bindings.add(ignored, eager=True)(lambda event: None)
@@ -226,15 +252,15 @@ class Console:
             if isinstance(event, Command):
                 self.page = None
                 self._command(event)
+                self.around.arrange()
             elif self.page is not None:
                 if not self.page.take(event, self.around.page_height() - 1):
                     self.page = None
+                self.around.arrange()
             else:
                 tab = self.panes.tab
                 if not (tab.machine.line if tab.serial else tab.machine.keyboard).put(event):
                     self.say("too much waits to be typed: what was pasted is dropped")
-        if events:
-            self.app.invalidate()
 
     def _has_mouse(self) -> bool:
         facts = self.machine.seat.facts
@@ -260,7 +286,6 @@ class Console:
             self.say(f"{prefix_name(self.router.prefix)} {command.key} is no command: h lists them")
         else:
             action(self, command)
-        self.around.arrange()
 
     def _leave(self, command: Command) -> None:
         self.quit = True

@@ -109,6 +109,11 @@ class KeyRouter:
         """Whether the prefix was pressed and its command is to come."""
         self._escape = False
 
+    @property
+    def escaped(self) -> bool:
+        """Whether an Escape waits for what comes with it."""
+        return self._escape
+
     def feed(self, key: str, data: str) -> list[Event]:
         """Take one key press by prompt_toolkit's name; ``data`` is what the terminal sent."""
         if self.waiting:

@@ -9,19 +9,25 @@ The invariant: the painter writes only inside places that the last layout gave i
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import dataclass
-from functools import lru_cache
 
+from prompt_toolkit.data_structures import Size
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.layout import FormattedTextControl, Window
 from prompt_toolkit.layout.mouse_handlers import MouseHandlers
 from prompt_toolkit.layout.screen import Screen, WritePosition
 from prompt_toolkit.output import ColorDepth, Output
-from prompt_toolkit.styles import Attrs, Style
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.styles import DEFAULT_ATTRS, Attrs, Style
 
 from .screen_view import Frame
 
 SAVE, RESTORE = "\x1b7", "\x1b8"
+_PIXELS = re.compile(r"fg:#([0-9a-f]{6}) bg:#([0-9a-f]{6})")
+STYLES = 1 << 16
+"""Styles whose sequences are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,12 @@ class Painter:
         self._output = output
         self._depth = depth
         self._painted: dict[tuple[Place, int], StyleAndTextTuples] = {}
-        self._attributes = lru_cache(1 << 16)(style.get_attrs_for_style_str)
+        self._style = style
+        self._codes: dict[str, str] = {}
+        """The escape sequence of each style that was met."""
+        self._written = io.StringIO()
+        self._scratch = Vt100_Output(self._written, lambda: Size(1, 1))
+        """Tells what prompt_toolkit would write."""
 
     def forget(self) -> None:
         """The terminal was cleared: nothing is there any more."""
@@ -85,30 +96,42 @@ class Painter:
                 changed.append((y, row))
         if not changed:
             return False
-        self._output.write_raw(SAVE)
-        for y, row in changed:
-            self._write_row(place, y, row)
-        self._output.reset_attributes()
-        self._output.write_raw(RESTORE)
+        rows = [f"\x1b[{place.y + y + 1};{place.x + 1}H{self._row(row, place.width)}" for y, row in changed]
+        self._output.write_raw("".join((SAVE, *rows, self._code(""), RESTORE)))
         self._output.flush()
         return True
 
-    def _write_row(self, place: Place, y: int, row: StyleAndTextTuples) -> None:
-        output = self._output
-        output.cursor_goto(place.y + y + 1, place.x + 1)
-        room = place.width
-        before: Attrs | None = None
+    def _row(self, row: StyleAndTextTuples, room: int) -> str:
+        """Return what fills a row of the terminal."""
+        codes, parts, before = self._codes, [], None
         for style, text, *_ in row:
-            attributes = self._attributes(style)
-            if attributes != before:
-                output.set_attributes(attributes, self._depth)
-                before = attributes
-            output.write(text[:room])
+            if style != before:
+                parts.append(codes.get(style) or self._code(style))
+                before = style
+            parts.append(text[:room])
             room -= len(text)
             if room <= 0:
-                return
-        output.reset_attributes()
-        output.write(" " * room)
+                break
+        else:
+            parts += [self._code(""), " " * room]
+        return "".join(parts)
+
+    def _code(self, style: str) -> str:
+        if style not in self._codes:
+            if len(self._codes) > STYLES:
+                self._codes.clear()
+            self._scratch.set_attributes(self._attributes(style), self._depth)
+            self._scratch.flush()
+            self._codes[style] = self._written.getvalue()
+            self._written.seek(0)
+            self._written.truncate()
+        return self._codes[style]
+
+    def _attributes(self, style: str) -> Attrs:
+        pixels = _PIXELS.fullmatch(style)
+        if pixels is None:
+            return self._style.get_attrs_for_style_str(style)
+        return DEFAULT_ATTRS._replace(color=pixels[1], bgcolor=pixels[2])  # a picture has thousands: this is ten times as fast
 
 
 def with_cursor(row: StyleAndTextTuples, column: int) -> StyleAndTextTuples:

@@ -24,8 +24,11 @@ _ANSI = ("black", "blue", "green", "cyan", "red", "magenta", "yellow", "gray")
 _ANSI_BRIGHT = ("brightblack", "brightblue", "brightgreen", "brightcyan", "brightred", "brightmagenta", "brightyellow", "white")
 UPPER, LOWER, BOTH = "▀", "▄", "█"
 PAIRS = 30_000
-"""Pairs of colours after which pictures get fewer colours: prompt_toolkit remembers every pair for ever."""
+"""Pairs of colours after which pictures get fewer colours: they are remembered."""
 FINE, COARSE = 0xF8, 0xC0
+_MASKS = {mask: bytes(value & mask for value in range(256)) for mask in (FINE, COARSE)}
+CUBE = bytes(min((0, 95, 135, 175, 215, 255), key=lambda level: abs(level - value)) for value in range(256))
+"""To the levels of a colour that terminals of 256 colours have."""
 DARK = 0x60
 ROWS_KEPT = 400
 
@@ -57,7 +60,8 @@ class ScreenView:
 
     def __init__(self, depth: ColorDepth) -> None:
         self._depth = depth
-        self._pairs: set[str] = set()
+        self._pairs: dict[bytes, str] = {}
+        """The style of each pair of colours that was met."""
         self._rows: dict[bytes, StyleAndTextTuples] = {}
         self._looks: list[str] = []
 
@@ -109,13 +113,16 @@ class ScreenView:
         return made
 
     def _blocks(self, upper: bytes, lower: bytes) -> StyleAndTextTuples:
-        mask = FINE if len(self._pairs) < PAIRS else COARSE
-        table = bytes(value & mask for value in range(256))
-        above, below = upper.translate(table).hex(), lower.translate(table).hex()
-        styles = [f"fg:#{above[at : at + 6]} bg:#{below[at : at + 6]}" for at in range(0, len(above), 6)]
-        if mask == FINE:
-            self._pairs.update(styles)
-        return [(style, UPPER * len(list(run))) for style, run in groupby(styles)]
+        pairs = self._pairs
+        table = CUBE if self._depth is ColorDepth.DEPTH_8_BIT else _MASKS[FINE if len(pairs) < PAIRS else COARSE]
+        above, below = upper.translate(table), lower.translate(table)
+        made: StyleAndTextTuples = []
+        for pair, run in groupby([above[at : at + 3] + below[at : at + 3] for at in range(0, len(above), 3)]):
+            style = pairs.get(pair)
+            if style is None:
+                style = pairs[pair] = f"fg:#{pair[:3].hex()} bg:#{pair[3:].hex()}"
+            made.append((style, UPPER * len(list(run))))
+        return made
 
     def _dots(self, upper: bytes, lower: bytes) -> StyleAndTextTuples:
         light = ([sum(line[at : at + 3]) > 3 * DARK for at in range(0, len(line), 3)] for line in (upper, lower))

@@ -26,10 +26,10 @@ from avmm.hypervisor.report import GuestFailure
 FRAMES = 30
 """Looks a second."""
 LOAD = 20
-"""A look and what it causes are followed by a pause of so many times their length."""
-HURRY = 0.002
+"""A look and what it causes are followed by a pause of so many times the processor time they took."""
+HURRY, HURRIED_LOAD = 0.002, 4
 HURRIED = 0.1
-"""For so many seconds after input looks are :data:`HURRY` seconds apart."""
+"""For so many seconds after input looks are :data:`HURRY` seconds apart, and may take a larger part of a core."""
 FACTS = 1.0
 PAST = 64 << 10
 """Bytes of the serial line that a new viewer is told."""
@@ -107,16 +107,16 @@ class LocalSeat:
     async def _look(self) -> None:
         while True:
             self._poke.clear()
-            began = time.monotonic()
             if not self._viewers:
                 await self._poke.wait()
                 continue
-            self._see(began)
-            now = time.monotonic()
-            least = LOAD * (now - began)
+            began, now = time.thread_time(), time.monotonic()
+            self._see(now)
+            taken = time.thread_time() - began
             if now < self._hurried_until:
-                await asyncio.sleep(max(HURRY, least))
+                await asyncio.sleep(max(HURRY, HURRIED_LOAD * taken))
                 continue
+            least = LOAD * taken
             await asyncio.sleep(least)
             try:
                 async with asyncio.timeout(max(0.0, 1 / FRAMES - least)):
