@@ -258,9 +258,12 @@ class Console:
                     self.page = None
                 self.around.arrange()
             else:
-                tab = self.panes.tab
-                if not (tab.machine.line if tab.serial else tab.machine.keyboard).put(event):
-                    self.say("too much waits to be typed: what was pasted is dropped")
+                self._to_guest(event)
+
+    def _to_guest(self, event: Chord | Text) -> None:
+        tab = self.panes.tab
+        if not (tab.machine.line if tab.serial else tab.machine.keyboard).put(event):
+            self.say("too much waits to be typed: what was pasted is dropped")
 
     def _has_mouse(self) -> bool:
         facts = self.machine.seat.facts
@@ -298,8 +301,13 @@ class Console:
         self.page = Pager(text, title="help")
 
     def _command_line(self, command: Command) -> None:
-        self.prompt.open = True
+        self.prompt.begin()
         self.app.layout.focus(self.prompt.window)
+
+    def _commit(self, command: Command) -> None:
+        """It changes images, so it is put on the command line for somebody to press Enter."""
+        self._command_line(command)
+        self.prompt.buffer.insert_text("commit")
 
     def _scroll_back(self, command: Command) -> None:
         tab = self.panes.tab
@@ -321,7 +329,7 @@ class Console:
         self.page = Pager(tab.machine.past(tab.serial), title="scroll-back", at_end=True, sticky=True, save=save, copy=copy)
 
     def _key_menu(self, command: Command) -> None:
-        self.page = KeyMenu(lambda keys: self._take([Chord(keys, "")]))
+        self.page = KeyMenu(lambda keys: self._to_guest(Chord(keys, "")))
 
     def _path(self, command: Command) -> None:
         self.show_path = not self.show_path
@@ -457,12 +465,12 @@ class Console:
 
 _SAID = {
     "reset": ("system_reset", "reset"), "power button": ("system_powerdown", "power button pressed"),
-    "commit": ("x-avmm-commit", "committed: all that the guest wrote is in its images"),
-}  # fmt: skip
+}
 """Commands that are one of the panel's, and what is said when it is done."""
 
 _ACTIONS: dict[str, Callable[[Console, Command], None]] = {
-    "help": Console._help, "quit": Console._leave, "command line": Console._command_line, "scroll back": Console._scroll_back,
+    "help": Console._help, "quit": Console._leave, "command line": Console._command_line, "commit": Console._commit,
+    "scroll back": Console._scroll_back,
     "key menu": Console._key_menu, "path": Console._path, "tab": Console._tab, "break": Console._break, "pause": Console._pause,
     "picture": Console._picture, "mouse": Console._switch_mouse, "drop": Console._drop, "suspend": Console._suspend,
     "serial": lambda console, _: console.panes.toggle(),
@@ -472,6 +480,6 @@ _ACTIONS: dict[str, Callable[[Console, Command], None]] = {
     "split below": lambda console, _: console._split(beside=False),
     "other pane": lambda console, _: console.panes.other(),
     "unsplit": lambda console, _: console.panes.unsplit(),
-    "ctrl-alt-del": lambda console, _: console._take([Chord(("ctrl", "alt", "delete"), "")]),
+    "ctrl-alt-del": lambda console, _: console._to_guest(Chord(("ctrl", "alt", "delete"), "")),
     "redraw": lambda console, _: console._redraw(),
 }  # fmt: skip

@@ -79,6 +79,11 @@ class Prompt:
 
         return bindings
 
+    def begin(self) -> None:
+        """Take the keys; the line is empty."""
+        self.open = True
+        self.buffer.reset()
+
     def _accept(self, buffer: Buffer) -> bool:
         self.open = False
         self._left()

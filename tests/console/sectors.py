@@ -16,6 +16,11 @@ SERIAL_ECHO = bytes.fromhex("bafd03 ec a801 74f8 baf803 ec ee ebf1")  # wait for
 SERIAL_GREETING = bytes.fromhex("baf803 b073 ee b065 ee b072 ee b069 ee b061 ee b06c ee b03e ee")  # "serial>"
 MODE_13H = bytes.fromhex("b81300 cd10 b800a0 8ec0 31ff b90080 b004 f3aa")  # the upper half red
 
+MOUSE = bytes.fromhex("fa b0a8 e664 b0d4 e664 b0f4 e660 e464 a801 74fa 88c4 e460 f6c420 74f1 b82a0e bb0700 cd10 ebe7")
+"""Enable the mouse, and print a star for each byte that comes from it."""
+BEEP = bytes.fromhex("b0b6 e643 b0a9 e642 b004 e642 e461 0c03 e661")  # 1193 ticks: 1000 Hz
+LINES_50 = bytes.fromhex("b81211 b300 cd10 b402 b700 ba0031 cd10 b8420e bb0700 cd10")  # the 8x8 font; a B in the last of 50 rows
+
 
 def boot_sector(greeting: str = "", then: bytes = IDLE, size: int = 512) -> bytes:
     """Return a bootable image that prints ``greeting`` and goes on with ``then``."""

@@ -236,8 +236,7 @@ def test_the_screenshot_is_what_the_monitor_shows(avmm_command: Avmm, tmp_path: 
 
 
 def test_the_speaker_is_recorded(avmm_command: Avmm, tmp_path: Path) -> None:
-    beep = bytes.fromhex("b0b6 e643 b0a9 e642 b004 e642 e461 0c03 e661")  # 1193 ticks: 1000 Hz
-    image = sectors.write(tmp_path / "a.img", "", beep + sectors.IDLE)
+    image = sectors.write(tmp_path / "a.img", "", sectors.BEEP + sectors.IDLE)
     result = avmm_command("run", image, "--headless", "--timeout", "0.5", "--speaker", tmp_path / "beep.wav")
     assert result.status == 1
     with wave.open(str(tmp_path / "beep.wav")) as sound:

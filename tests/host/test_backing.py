@@ -369,6 +369,29 @@ async def test_overlay_never_touches_the_base(image: Path, tmp_path: Path, perma
     assert digest(image) == before
 
 
+async def test_commit_writes_the_overlay_into_the_image_if_nobody_else_has_it(image: Path) -> None:
+    before = image.read_bytes()
+    file = await BackingFile.open(image, "overlay")
+    other = await BackingFile.open(image, "overlay")
+    try:
+        await file.write(3 * SECTOR, b"\x01" * SECTOR)
+        await file.write(60 * SECTOR, b"\x02" * 4 * SECTOR)
+        with pytest.raises(ImageError, match="is in use"):
+            await file.commit()
+        assert image.read_bytes() == before
+        await other.close()
+        assert await file.commit() == 5
+        assert image.read_bytes() == before[: 3 * SECTOR] + b"\x01" * SECTOR + before[4 * SECTOR : 60 * SECTOR] + b"\x02" * 4 * SECTOR
+        assert await file.read(3 * SECTOR, SECTOR) == b"\x01" * SECTOR
+        third = await BackingFile.open(image, "overlay")  # the lock is shared again
+        await third.close()
+    finally:
+        await file.close()
+    rw = await BackingFile.open(image)
+    assert await rw.commit() == 0
+    await rw.close()
+
+
 @pytest.mark.asyncio
 async def test_overlay_errors(image: Path, tmp_path: Path) -> None:
     other, foreign, changes = tmp_path / "other", tmp_path / "foreign", tmp_path / "changes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from avmm.control.commands.command import Arg, Call, Table
 from avmm.control.qmp import QmpError
@@ -125,10 +126,22 @@ async def change_cd(vm: Vm, name: str, filename: str, force: bool) -> None:
     await machine.service.close_disk(old)
 
 
+def _is_built_in(path: Path) -> bool:
+    import avmm_guests
+
+    try:
+        return path.samefile(avmm_guests.image())
+    except FileNotFoundError:
+        return False
+
+
 @TABLE.command("x-avmm-commit")
 async def _commit(call: Call) -> object:
     """Flush all drives, and write what overlays hold into their images; the machine stands still meanwhile."""
     vm = call.running
+    for disk in drives(vm).values():
+        if disk.file.overlay is not None and _is_built_in(disk.file.path):
+            raise QmpError(f"{disk.file.path} is the built-in guest's, which is part of avmm: copy it, and run the copy")
     going = vm.state is RunState.RUNNING
     if going:
         await vm.pause()
