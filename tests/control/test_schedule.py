@@ -17,6 +17,7 @@ from avmm.cpu.script import Guest, ScriptCpu
 from avmm.hypervisor.partition import RunState
 from avmm.hypervisor.schedule import BURST, LAG, Schedule, Share, jain
 from tests.control.panels import BUSY, ECHO, image
+from tests.turns import turns
 
 MS = 1_000_000
 
@@ -267,7 +268,7 @@ async def test_sixteen_machines_for_a_minute(tmp_path: Path) -> None:
                 work = [share.work for share in workers if share is not None]
                 if min(work) > UNITS // 10 and max(work) < 3 * UNITS:
                     fair.append(jain(work))
-                await asyncio.sleep(0.001)
+                await turns()
 
         await asyncio.gather(watch(), *map(minute, vms))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -12,6 +12,7 @@ import pytest
 
 from avmm.hypervisor.fiber import Fiber, GreenletFiber
 from avmm.hypervisor.rounds import Rounds
+from tests.turns import turns
 
 Make = Callable[[Callable[[], None]], Fiber]
 
@@ -73,7 +74,7 @@ async def test_cancelled_where_it_waits(make: Make) -> None:
 
     fiber = make(function)
     task = asyncio.create_task(fiber.run())
-    await asyncio.sleep(0.01)
+    await turns()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -92,7 +93,7 @@ async def test_it_may_go_on_after_a_cancel(make: Make) -> None:
     got: list[int] = []
     fiber = make(function)
     task = asyncio.create_task(fiber.run())
-    await asyncio.sleep(0.01)
+    await turns()
     task.cancel()
     await task
     assert got == [7]

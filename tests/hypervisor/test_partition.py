@@ -15,18 +15,11 @@ from avmm.devices.device import Device, MemoryRange, PortRange
 from avmm.hypervisor.bus import BusError
 from avmm.hypervisor.partition import Partition, RunState
 from tests.hypervisor.rig import Machine
+from tests.turns import turns, until
 
 COUNT = "mov dx, 0x300\nagain: inc dword [0x3000]\nout dx, al\njmp again"
 HALTED = "mov word [0x80], handler\nmov word [0x82], 0\nsti\nagain: hlt\ninc dword [0x3000]\njmp again\nhandler: inc dword [0x3004]\niret"
 WAITING = "mov dx, 0x300\nagain: in al, dx\ninc dword [0x3000]\njmp again"
-
-
-async def until(condition: object, rounds: int = 2000) -> None:
-    for _ in range(rounds):
-        if condition():  # type: ignore[operator]
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it did not happen")
 
 
 @pytest.mark.asyncio
@@ -51,14 +44,14 @@ async def test_pause_resume_reset_and_stop(source: str, virtual: bool) -> None:
     with pytest.raises(RuntimeError, match="is on already"):
         await partition.power_on()
     for _ in range(3):
-        await asyncio.sleep(0.002)
+        await turns()
         if source == HALTED:
             machine.controller.raise_()
         await until(lambda: machine.peek(0x3000))
         await partition.pause()
         assert partition.state is RunState.PAUSED  # type: ignore[comparison-overlap]
         now, count = partition.clock.now(), machine.peek(0x3000)  # type: ignore[unreachable]
-        await asyncio.sleep(0.005)
+        await turns()
         assert (partition.clock.now(), machine.peek(0x3000)) == (now, count)
         await partition.pause()  # again: nothing to do
         await partition.resume()
@@ -223,15 +216,15 @@ async def test_a_timer_that_raises_fails_the_machine() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("latency", [0, 1, 5_000, 12_345_678])
-@pytest.mark.parametrize("delay", [0.0, 0.02])
-async def test_work_is_done_exactly_at_its_latency_in_virtual_time(latency: int, delay: float) -> None:
+@pytest.mark.parametrize("delay", [0, 500])
+async def test_work_is_done_exactly_at_its_latency_in_virtual_time(latency: int, delay: int) -> None:
     """However long the host takes: the machine waits for it."""
     machine = Machine("mov word [0x80], handler\nmov word [0x82], 0\nmov dx, 0x300\nout dx, al\nsti\nagain: hlt\njmp again\nhandler: mov dx, 0x301\nout dx, al\ncli\nhlt")
     partition = machine.partition
     times: list[int] = []
 
     async def work() -> str:
-        await asyncio.sleep(delay)
+        await turns(delay)
         return "result"
 
     def done(result: object) -> None:
@@ -254,13 +247,13 @@ async def test_work_is_done_exactly_at_its_latency_in_virtual_time(latency: int,
     partition.close()
 
 
-async def run_once(seed: int, delay: float) -> tuple[object, ...]:
+async def run_once(seed: int, delay: int) -> tuple[object, ...]:
     machine = Machine("mov word [0x80], handler\nmov word [0x82], 0\nsti\nmov dx, 0x300\nagain: out dx, al\nmov cx, 500\nspin: loop spin\ninc dword [0x3000]\njmp again\nhandler: inc dword [0x3004]\nmov eax, [0x3000]\nadd [0x3008], eax\niret", seed=seed)
     partition = machine.partition
     times: list[int] = []
 
     async def work() -> None:
-        await asyncio.sleep(delay * partition.random.random())
+        await turns(round(delay * partition.random.random()))
 
     def done(result: object) -> None:
         times.append(partition.clock.now())
@@ -283,11 +276,11 @@ async def run_once(seed: int, delay: float) -> tuple[object, ...]:
 
 @pytest.mark.asyncio
 async def test_two_runs_in_virtual_time_are_identical() -> None:
-    first = await run_once(1, 0.0)
+    first = await run_once(1, 0)
     assert first[4]
-    assert await run_once(1, 0.0) == first
-    assert await run_once(1, 0.003) == first  # a slower host
-    assert await run_once(2, 0.0) != first
+    assert await run_once(1, 0) == first
+    assert await run_once(1, 100) == first  # a slower host
+    assert await run_once(2, 0) != first
 
 
 @pytest.mark.asyncio
@@ -304,7 +297,7 @@ async def test_pause_waits_for_work_in_flight() -> None:
     await machine.partition.power_on()
     await until(lambda: machine.toy.log)
     pausing = asyncio.create_task(machine.partition.pause())
-    await asyncio.sleep(0.01)
+    await turns()
     assert not pausing.done()
     release.set()
     await pausing
@@ -338,7 +331,7 @@ async def test_stop_cancels_work_in_flight() -> None:
 
     async def work() -> None:
         try:
-            await asyncio.sleep(100)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             cancelled.set()
             raise

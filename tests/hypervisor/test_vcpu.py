@@ -9,11 +9,12 @@ from itertools import pairwise
 
 import pytest
 
-from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
+from avmm.clock import Clock, VirtualClock, WallClock
 from avmm.cpu.engine import Callbacks, Exit
 from avmm.cpu.script import Guest, ScriptCpu, ScriptProcessor
 from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
 from tests.hypervisor.rig import STATE
+from tests.turns import turns
 
 END = 7  # OUT there stops the vCPU
 
@@ -76,18 +77,15 @@ async def spin(cpu: ScriptCpu) -> None:
 
 @pytest.mark.asyncio
 async def test_the_loop_stays_responsive() -> None:
-    """No slice is much longer than a millisecond, and the event loop has its turn after each."""
+    """The event loop has its turn after each slice."""
     rig = Rig(spin, virtual=False)
     task = asyncio.create_task(rig.vcpu.run())
-    turns = 0
-    begin = time.monotonic_ns()
-    while time.monotonic_ns() - begin < 50 * MILLISECOND:
-        await asyncio.sleep(0)
-        turns += 1
+    for slices in range(1, 6):
+        while rig.vcpu.slices < slices:
+            await asyncio.sleep(0)
+        assert rig.vcpu.slices == slices
     rig.stop()
     await task
-    assert turns >= 3
-    assert rig.vcpu.slices >= 3
 
 
 @pytest.mark.asyncio
@@ -141,16 +139,16 @@ async def test_halted_real_time_waits_for_the_interrupt() -> None:
 
     rig = Rig(guest, virtual=False)
     task = asyncio.create_task(rig.vcpu.run())
-    await asyncio.sleep(0.01)
+    await turns()
     assert rig.log == []
     rig.vcpu.wake()  # for nothing
-    await asyncio.sleep(0.01)
+    await turns()
     assert rig.log == []
     rig.vectors.append(0x20)
     rig.vcpu.interrupt(True)
     await task
     assert rig.log == [(7, 7)]
-    assert rig.vcpu.idle_ns > MILLISECOND
+    assert rig.vcpu.idle_ns > 0
 
 
 @pytest.mark.asyncio
@@ -159,13 +157,13 @@ async def test_waiting_inside_an_instruction() -> None:
         await cpu.outb(END, await cpu.inb(0x60))
 
     async def answer() -> int:
-        await asyncio.sleep(0.002)
+        await turns()
         return 0x77
 
     rig = Rig(guest, port_in=lambda port, size: rig.vcpu.wait(answer()))
     await rig.vcpu.run()
     assert rig.log == [(END, 0x77)]
-    assert rig.vcpu.outside_ns >= MILLISECOND
+    assert rig.vcpu.outside_ns > 0
 
 
 @pytest.mark.asyncio
@@ -199,7 +197,7 @@ async def test_cancelling_a_halted_or_running_vcpu(virtual: bool) -> None:
     for guest in (spin, halted):
         rig = Rig(guest, virtual=virtual)
         task = asyncio.create_task(rig.vcpu.run())
-        await asyncio.sleep(0.003)
+        await turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -232,7 +230,7 @@ async def test_machine_time_waits_for_the_host() -> None:
     timer.ready = ready
     timer.arm(1000)
     task = asyncio.create_task(rig.vcpu.run())
-    await asyncio.sleep(0.01)
+    await turns()
     assert fired == []
     assert rig.clock.now() == 1000  # it stands still
     ready.set_result(None)

@@ -19,7 +19,9 @@ import pytest
 import avmm
 from avmm import ConfigError, Disk, Host, ImageError, RunState, VmConfig
 from avmm.boot.errors import BootError
+from avmm.clock import MILLISECOND, WallClock
 from guests import image as built_in
+from tests.turns import turns, until
 
 # A boot sector that prints a letter by int 10h and echoes keys; assembled by hand so that nothing from outside is needed.
 ECHO = bytes.fromhex(
@@ -131,7 +133,7 @@ async def test_machines_leave_nothing(images: dict[str, Path]) -> None:
                 gone += [weakref.ref(vm), weakref.ref(vm.partition), weakref.ref(vm.partition.processor)]
                 if i % 5:
                     await vm.start()
-                    await asyncio.sleep(0.002)
+                    await turns(5)
                 if i % 3 == 0:
                     await host.remove_vm(vm)
         return gone
@@ -169,6 +171,13 @@ async def test_memory_is_given_back(images: dict[str, Path]) -> None:
 # -- lifecycle
 
 
+async def time_passes(vm: avmm.Vm) -> None:
+    """Let two ticks of the timer pass for the host, and everything have its turn."""
+    if isinstance(vm.partition.clock, WallClock):
+        vm.partition.clock.origin -= 120 * MILLISECOND
+    await turns(200)
+
+
 @pytest.mark.asyncio
 async def test_pause_and_resume(images: dict[str, Path], clock: str) -> None:
     async with Host() as host:
@@ -178,8 +187,7 @@ async def test_pause_and_resume(images: dict[str, Path], clock: str) -> None:
         await vm.pause()
         assert vm.state is RunState.PAUSED
         at, now = counter(vm), vm.now
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await time_passes(vm)
         assert (counter(vm), vm.now) == (at, now)
         await vm.pause()  # once more does nothing
         await vm.resume()
@@ -196,7 +204,7 @@ async def test_a_halted_machine_pauses(images: dict[str, Path], clock: str) -> N
         await vm.wait_until(lambda: counter(vm) >= 2)
         await vm.pause()
         at = counter(vm)
-        await asyncio.sleep(0.12)  # two ticks of the timer
+        await time_passes(vm)
         assert counter(vm) == at
         await vm.resume()
         await vm.wait_until(lambda: counter(vm) > at)
@@ -241,7 +249,7 @@ async def test_reset_while_paused_happens_on_resume(images: dict[str, Path], clo
         await vm.screen.wait_for(">")
         await vm.pause()
         await vm.reset()
-        await asyncio.sleep(0.01)
+        await turns()
         assert (vm.state, vm.stats.resets) == (RunState.PAUSED, 0)
         await vm.resume()
         await vm.wait_until(lambda: vm.stats.resets == 1)
@@ -259,7 +267,7 @@ async def test_shutdown_in_every_state(images: dict[str, Path], clock: str, stat
         vm = await host.create_vm(config, guest=broken if state == "failed" else None)
         if state != "created":
             await vm.start()
-            await asyncio.sleep(0.005)
+            await (until(lambda: vm.state is RunState.FAILED) if state == "failed" else turns())
         if state == "paused":
             await vm.pause()
         elif state == "off":
@@ -318,7 +326,7 @@ async def test_an_error_in_the_body_goes_on_and_everything_is_closed(images: dic
             for clock in ("real", "virtual"):
                 vms.append(await host.create_vm(machine(images["count"], clock, clock=clock)))
                 await vms[-1].start()
-            await asyncio.sleep(0.005)
+            await turns()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -336,7 +344,7 @@ async def test_cancelled_while_waiting(images: dict[str, Path]) -> None:
             await vm.screen.wait_for("never", timeout=3600)
 
     task = asyncio.ensure_future(scenario())
-    await asyncio.sleep(0.05)
+    await turns()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

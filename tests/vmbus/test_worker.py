@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from avmm.clock import VirtualClock, WallClock
 from avmm.vmbus.worker import SIGNAL_LATENCY, Worker
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+from tests.turns import turns
 
 
 @pytest.mark.asyncio
