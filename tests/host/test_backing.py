@@ -369,6 +369,7 @@ async def test_overlay_never_touches_the_base(image: Path, tmp_path: Path, perma
     assert digest(image) == before
 
 
+@pytest.mark.asyncio
 async def test_commit_writes_the_overlay_into_the_image_if_nobody_else_has_it(image: Path) -> None:
     before = image.read_bytes()
     file = await BackingFile.open(image, "overlay")
