@@ -38,6 +38,10 @@ TARGETS: Final = 2
 PATHS: Final = 8
 LUNS: Final = 64
 
+_IN_BAND, _GPA_DIRECT, _COMPLETION = PacketKind.IN_BAND, PacketKind.GPA_DIRECT, PacketKind.COMPLETION
+_OUT, _IN, _NONE = int(Direction.OUT), int(Direction.IN), int(Direction.NONE)
+_SUCCESS = SrbStatus.SUCCESS
+
 Address = tuple[int, int, int]
 """Path, target, LUN."""
 
@@ -145,8 +149,9 @@ class ScsiController:
         if channel is None:
             return
         try:
-            if packet.kind not in (PacketKind.IN_BAND, PacketKind.GPA_DIRECT):
-                raise ProtocolError(f"a packet of type {packet.kind}")
+            kind = packet.kind
+            if kind is not _GPA_DIRECT and kind is not _IN_BAND:
+                raise ProtocolError(f"a packet of type {kind}")
             action = self._protocol.receive(packet.payload, packet.completion_requested)
         except ProtocolError as error:
             channel.fail(f"{self.name}: {error}")
@@ -166,8 +171,9 @@ class ScsiController:
         request = execute.request
         self.stats.requests += 1
         exchange = _Exchange(execute, packet)
-        length, out, into = request.transfer_length, request.direction == Direction.OUT, request.direction == Direction.IN
-        if request.direction > Direction.NONE or request.cdb_length > wire.CDB_SIZE:
+        length, direction = request.transfer_length, request.direction
+        out, into = direction == _OUT, direction == _IN
+        if direction > _NONE or request.cdb_length > wire.CDB_SIZE:
             self._end(exchange, SrbStatus.INVALID_REQUEST)
             return
         if (out or into) and (length > packet.ranges.byte_count or length > self._protocol.max_transfer):
@@ -250,7 +256,7 @@ class ScsiController:
         self.stats.bytes_read += len(result.data) or result.placed
         self.stats.bytes_written += result.taken
         if result.sense is None:
-            self._end(exchange, SrbStatus.SUCCESS, result)
+            self._end(exchange, _SUCCESS, result)
         else:
             illegal = result.sense.key is SenseKey.ILLEGAL_REQUEST
             channel.board.trace(
@@ -259,7 +265,7 @@ class ScsiController:
             self._end(exchange, SrbStatus.INVALID_REQUEST if illegal else SrbStatus.ERROR, result)
 
     def _end(self, exchange: _Exchange, status: SrbStatus, result: Result = Result()) -> None:  # noqa: B008 - it is frozen
-        if status is not SrbStatus.SUCCESS:
+        if status is not _SUCCESS:
             self.stats.errors += 1
         packed = result.sense.pack() if result.sense is not None else b""
         payload = self._protocol.completion(exchange.execute, status, result.status, result.moved, packed)
@@ -278,7 +284,7 @@ class ScsiController:
         channel = self._channel
         if channel is None:
             return
-        if self._waiting or not channel.send(PacketKind.COMPLETION, payload, transaction_id):
+        if self._waiting or not channel.send(_COMPLETION, payload, transaction_id):
             self._waiting.append((payload, transaction_id))
 
     def _room(self) -> None:

@@ -131,7 +131,12 @@ _NT_STATUS = {
 
 def nt_status(srb_status: SrbStatus) -> NtStatus:
     """Return the status that the packet header shows for an SRB status."""
+    if srb_status is _SUCCESS:  # most are, and an enum is slow to look up
+        return _NT_SUCCESS
     return _NT_STATUS.get(srb_status, NtStatus.IO_DEVICE_ERROR)
+
+
+_SUCCESS, _NT_SUCCESS = SrbStatus.SUCCESS, NtStatus.SUCCESS
 
 
 class Direction(enum.IntEnum):

@@ -101,9 +101,10 @@ class GpaRanges(tuple[GpaRange, ...]):
 
     def segments(self, length: int) -> list[Segment]:
         """Return (guest-physical address, length) of each contiguous piece of the first ``length`` bytes, in order."""
-        if len(self) == 1 and len(self[0].pfns) == 1:
-            one = self[0]
-            return [(one.pfns[0] * PAGE + one.byte_offset, min(length, one.byte_count))]
+        if len(self) == 1:
+            count, offset, pfns = self[0]
+            if len(pfns) == 1 or pfns == tuple(range(pfns[0], pfns[0] + len(pfns))):
+                return [(pfns[0] * PAGE + offset, length if length < count else count)]
         segments: list[Segment] = []
         for one in self:
             for address, size in one.segments():
