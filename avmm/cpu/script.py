@@ -308,14 +308,34 @@ class ScriptProcessor:
         self._moved(port, at + size)
 
     def read_string(self, port: int, size: int, count: int) -> bytes:
-        """REP INS of ``count`` elements."""
-        elements = (self.read_port(port, size) for _ in range(count))
-        return b"".join((value or 0).to_bytes(size, "little") for value in elements)
+        """REP INS of ``count`` elements; those that a window has are moved in bulk, as a processor does."""
+        parts: list[bytes] = []
+        while count:
+            window = self._windows.get(port)
+            whole = 0 if window is None or window[1] else min(count, (len(window[0]) - window[2]) // size)
+            if window is not None and whole:
+                end = window[2] + whole * size
+                parts.append(bytes(window[0][window[2] : end]))
+                self._moved(port, end)
+            else:
+                whole = 1
+                parts.append((self.read_port(port, size) or 0).to_bytes(size, "little"))
+            count -= whole
+        return b"".join(parts)
 
     def write_string(self, port: int, size: int, data: bytes) -> None:
-        """REP OUTS of the elements of ``data``."""
-        for i in range(0, len(data), size):
-            self.write_port(port, size, int.from_bytes(data[i : i + size], "little"))
+        """REP OUTS of the elements of ``data``, likewise."""
+        at = 0
+        while at < len(data):
+            window = self._windows.get(port)
+            whole = 0 if window is None or not window[1] else min(len(data) - at, len(window[0]) - window[2]) // size * size
+            if window is not None and whole:
+                window[0][window[2] : window[2] + whole] = data[at : at + whole]
+                self._moved(port, window[2] + whole)
+            else:
+                whole = size
+                self.write_port(port, size, int.from_bytes(data[at : at + size], "little"))
+            at += whole
 
     def _moved(self, port: int, position: int) -> None:
         buffer, out, _ = self._windows[port]

@@ -10,6 +10,7 @@ The invariant: a strand runs to its next :class:`Suspend` without interruption, 
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -36,6 +37,8 @@ class Strand:
         self._done = done
         self._turn = 0
         self.ended = False
+        self.waited_ns = 0
+        """Host time spent in suspensions so far."""
         self._step(None)
 
     def _step(self, value: Any) -> None:
@@ -58,7 +61,7 @@ class Strand:
 
     def _suspend(self, wanted: Suspend) -> list[Any]:
         """Begin to wait; return what it was resumed with already, if it was."""
-        turn = self._turn
+        turn, since = self._turn, time.monotonic_ns()
         early: list[Any] = []
         beginning = True
 
@@ -66,6 +69,7 @@ class Strand:
             if self.ended or self._turn != turn:
                 return
             self._turn += 1
+            self.waited_ns += time.monotonic_ns() - since
             if beginning:
                 early.append(value)
             else:

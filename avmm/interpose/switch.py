@@ -58,8 +58,8 @@ class SwitchReport:
     bound_ns: int
     pause_ns: int
     """Host time during which the guest found the device busy."""
-    stolen_ns: int
-    """The part of it in which the host did not run us: it ran others, or all of us waited for the device."""
+    waited_ns: int
+    """The part of it in which the device was waited for; the rest is our own work, and what the host took from us for others."""
     machine_pause_ns: int
     """The pause as the guest's clocks show it; this is what the bound is about."""
     observed_ns: int
@@ -134,7 +134,7 @@ class Switch:
         self._committed = False
         self._late = False
         self._began = self._clock.now()
-        self._held_at = self._held_host = self._held_cpu = 0
+        self._held_at = self._held_host = 0
         self._deferred = 0
         self._place = Place("not looked at")
         front.on_reset = self._machine_reset
@@ -163,7 +163,7 @@ class Switch:
         front = self.front
         self.step = Step.HOLDING
         _collector.begin_pause()
-        self._held_at, self._held_host, self._held_cpu = self._clock.now(), time.monotonic_ns(), time.thread_time_ns()
+        self._held_at, self._held_host = self._clock.now(), time.monotonic_ns()
         self._place = self.handover.place(virtualized=not self.plan.virtualize)
         front.hold()
         self._limit.arm(self._held_at + self.plan.bound)
@@ -227,6 +227,7 @@ class Switch:
         """The place was not one to switch at after all: the guest goes on with the physical device."""
         self.driver.detach()
         self._let_go()
+        self._strand = None
         self.step = Step.OBSERVING
         self._limit.arm(self._began + self.plan.patience)
         self.front.release(Way.OBSERVED)
@@ -286,13 +287,13 @@ class Switch:
 
     def _finish(self, outcome: Outcome, reason: str = "", modes: object = None) -> None:
         held = self.step is Step.HOLDING
-        now, pause, stolen = self._clock.now(), 0, 0
+        now, pause, waited = self._clock.now(), 0, 0
         if held:
             pause = time.monotonic_ns() - self._held_host
-            stolen = max(0, pause - (time.thread_time_ns() - self._held_cpu))
+            waited = self._strand.waited_ns if self._strand is not None else 0
             if outcome is Outcome.DONE and (self._late or self._overdue):
                 outcome = Outcome.DEFERRED
-                reason = f"past the bound; the host did not run us for {stolen / 1e6:.1f} of {pause / 1e6:.1f} ms"
+                reason = f"past the bound: {pause / 1e6:.1f} ms, the device waited for {waited / 1e6:.1f} ms of it"
             self._let_go()
         self.step = Step.ENDED
         self._limit.cancel()
@@ -307,7 +308,7 @@ class Switch:
             word=self._place.word,
             bound_ns=self.plan.bound,
             pause_ns=pause,
-            stolen_ns=stolen,
+            waited_ns=waited,
             machine_pause_ns=now - self._held_at if held else 0,
             observed_ns=(self._held_at if held else now) - self._began,
             deferred=self._deferred,

@@ -82,7 +82,7 @@ class AtaLink:
 
     def read(self, address: int, size: int = 1) -> int:
         """IN from ``address``, as the VMM or as the guest through it."""
-        window = self.cable.open_window(address, out=False)
+        window = self.cable.open_window(address, out=False) if address == self.data else None
         if window is not None and window[1] + size <= len(window[0]):
             buffer, at = window
             value = int.from_bytes(buffer[at : at + size], "little")
@@ -92,7 +92,7 @@ class AtaLink:
 
     def write(self, address: int, value: int, size: int = 1) -> None:
         """OUT to ``address``."""
-        window = self.cable.open_window(address, out=True)
+        window = self.cable.open_window(address, out=True) if address == self.data else None
         if window is not None and window[1] + size <= len(window[0]):
             buffer, at = window
             buffer[at : at + size] = value.to_bytes(size, "little")

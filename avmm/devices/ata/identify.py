@@ -6,6 +6,7 @@ ATA/ATAPI-6 (T13/1410D) clauses 8.15 and 8.16. The invariant: the bytes of the 5
 from __future__ import annotations
 
 import struct
+from functools import cache
 
 from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive, TransferModes
 
@@ -90,9 +91,13 @@ def _put(words: list[int], first: int, value: int, count: int) -> None:
 
 
 def _text(words: list[int], first: int, count: int, text: str) -> None:
+    words[first : first + count] = _encoded(text, count)
+
+
+@cache
+def _encoded(text: str, count: int) -> tuple[int, ...]:
     """ATA strings: two characters a word, the first in the upper byte, padded with spaces."""
-    data = text.encode("ascii", "replace")[: 2 * count].ljust(2 * count)
-    words[first : first + count] = struct.unpack(f">{count}H", data)
+    return struct.unpack(f">{count}H", text.encode("ascii", "replace")[: 2 * count].ljust(2 * count))
 
 
 def _seal(words: list[int]) -> bytes:

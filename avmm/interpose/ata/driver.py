@@ -77,6 +77,8 @@ class AtaDriver:
         self.clock = link.cable.clock
         self.multiple = [0, 0]
         """Sectors per DRQ block of each drive, 0 when READ MULTIPLE is off."""
+        self._modes: dict[int, DiskModes] = {}
+        """How each drive is set, as far as that is known and only we can change it."""
         self.broken = ""
         """Why the device cannot be used any more; empty while it can."""
         self.commands = 0
@@ -100,6 +102,7 @@ class AtaDriver:
 
     def detach(self) -> None:
         """Give up whatever waits, and the line."""
+        self._modes.clear()
         self._timer.cancel()
         self._wake = None
         self.link.irq.connect(None)
@@ -196,14 +199,14 @@ class AtaDriver:
 
     def soft_reset(self) -> None:
         """SRST, and no interrupt enabled before the end of it."""
+        self._modes.clear()
         self.link.write(self.link.control, SRST | NIEN)
         self.link.write(self.link.control, 0)
         self.expected = False
 
     async def identify(self, drive: int) -> Identity:
         """Ask a disk what it is and how it is set."""
-        await self.simple(Command.CHECK_POWER_MODE, drive)
-        power = self.get(COUNT)
+        power = await self.power(drive)
         self.command(Command.IDENTIFY)
         status = await self.settled()
         self.expected = False
@@ -212,7 +215,22 @@ class AtaDriver:
             raise DeviceHangs(f"{self.link.channel.name}: drive {drive} does not identify itself (status {status:02x}h)")
         identity = parse_identify(self.link.read_words(SECTOR), power)
         self.multiple[drive] = identity.modes.multiple
+        self._modes[drive] = identity.modes
         return identity
+
+    async def power(self, drive: int) -> int:
+        """Ask a disk for its power mode."""
+        await self.simple(Command.CHECK_POWER_MODE, drive)
+        return self.get(COUNT)
+
+    async def modes(self, drive: int) -> DiskModes:
+        """Return how a disk is set; it is asked only if that may have changed. The power mode is that of the last time."""
+        return self._modes.get(drive) or (await self.identify(drive)).modes
+
+    def bus_reset(self) -> None:
+        """RESET#."""
+        self._modes.clear()
+        self.link.channel.reset()
 
     async def set_features(self, drive: int, count: int) -> tuple[int, DiskModes]:
         """Perform SET FEATURES with the FEATURES register as the guest left it; return the error and the modes now."""

@@ -101,25 +101,27 @@ async def establish(driver: AtaDriver, state: State, engine: EngineState, code: 
 
 
 async def _set_modes(driver: AtaDriver, n: int, wanted: DiskModes, features: bool) -> None:
-    have = (await driver.identify(n)).modes
+    have = await driver.modes(n)
     has_dma = have.transfer.mdma is not None or have.transfer.udma is not None
     if has_dma and wanted.transfer.mdma is None and wanted.transfer.udma is None:
-        driver.link.channel.reset()  # RESET#, as the guest's machine had one while we drove the device
-        have = (await driver.identify(n)).modes
+        driver.bus_reset()  # as the guest's machine had one while we drove the device
+        have = await driver.modes(n)
 
     async def feature(number: int, count: int) -> None:
         await driver.simple(Command.SET_FEATURES, n, features=number, count=count)
 
-    if (have.heads, have.sectors) != (wanted.heads, wanted.sectors):
+    geometry = have.heads, have.sectors, have.multiple
+    if geometry[:2] != (wanted.heads, wanted.sectors):
         await driver.simple(Command.INITIALIZE_PARAMETERS, n, count=wanted.sectors, device=wanted.heads - 1)
     if have.multiple != wanted.multiple:
         await driver.simple(Command.SET_MULTIPLE, n, count=wanted.multiple)
     if features:
         await _set_features(feature, have, wanted)
-    now = (await driver.identify(n)).modes
-    if (now.heads, now.sectors, now.multiple) != (wanted.heads, wanted.sectors, wanted.multiple):
-        raise DeviceHangs(f"drive {n} does not take its modes back")
-    if now.power != wanted.power and wanted.power in POWER_COMMANDS:
+    if geometry != (wanted.heads, wanted.sectors, wanted.multiple):
+        now = (await driver.identify(n)).modes
+        if (now.heads, now.sectors, now.multiple) != (wanted.heads, wanted.sectors, wanted.multiple):
+            raise DeviceHangs(f"drive {n} does not take its modes back")
+    if wanted.power in POWER_COMMANDS and await driver.power(n) != wanted.power:
         await driver.simple(POWER_COMMANDS[wanted.power], n)
     if wanted.asleep:
         await driver.simple(Command.SLEEP, n)
