@@ -4,6 +4,7 @@ from avmm.boot.errors import BootError
 from avmm.control.config import ConfigError, Disk, VmConfig
 from avmm.control.host import Host
 from avmm.control.mode import ModeError
+from avmm.control.physical import VirtualizeError
 from avmm.control.snapshot import Snapshot, SnapshotError
 from avmm.control.vm import Vm
 from avmm.control.watch import MachineEnded, WaitTimeout
@@ -14,6 +15,7 @@ from avmm.hypervisor.image import DeviceImageError
 from avmm.hypervisor.install import InstallError, InstallReport
 from avmm.hypervisor.partition import RunState
 from avmm.hypervisor.report import GuestFailure
+from avmm.interpose.switch import SwitchReport
 
 __all__ = [
     "BootError",
@@ -32,6 +34,8 @@ __all__ = [
     "ScriptCpu",
     "Snapshot",
     "SnapshotError",
+    "SwitchReport",
+    "VirtualizeError",
     "Vm",
     "VmConfig",
     "WaitTimeout",

@@ -12,17 +12,23 @@ Every python and sh block of the manual and of README.md has such a comment.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+import avmm
+import avmm.testing
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "guests" / "README.md"]
@@ -120,3 +126,22 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 def test_each_page_is_in_the_table_of_contents() -> None:
     listed = set(re.findall(r"^([\w/.-]+)$", "\n".join(b.body for b in blocks(ROOT / "docs" / "index.md") if b.language == "{toctree}"), re.M))
     assert listed == {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+
+
+def test_the_reference_has_everything_that_is_exported() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    described = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)$", reference, re.M))
+    assert {f"avmm.{name}" for name in avmm.__all__} <= described
+    assert {getattr(avmm, name, None) for name in avmm.testing.__all__} == {getattr(avmm.testing, name) for name in avmm.testing.__all__}
+    for path in described - {"avmm.testing.plugin"}:
+        module, _, name = path.rpartition(".")
+        thing = getattr(importlib.import_module(module), name)
+        assert thing.__doc__, path
+        for member, value in vars(thing).items() if isinstance(thing, type) else ():
+            function = getattr(value, "fget", value)
+            assert member.startswith("_") or not isinstance(function, types.FunctionType) or documented(thing, member), f"{path}.{member} says nothing"
+
+
+def documented(thing: type, member: str) -> bool:
+    """Whether a method, or what it overrides, has a docstring."""
+    return any(inspect.getdoc(vars(base)[member]) for base in thing.__mro__ if member in vars(base))
