@@ -17,17 +17,20 @@ Segment = tuple[int, int]
 class GuestMemory:
     """Bounded view of guest RAM, addressed by guest-physical address."""
 
-    __slots__ = ("on_write", "size", "view")
+    __slots__ = ("copied", "on_write", "size", "view")
 
     def __init__(self, view: memoryview, on_write: Callable[[int, int], None] | None = None) -> None:
         self.view = view
         """The RAM itself, as bytes. Writing through it skips bounds as well as the processor: devices use :meth:`write`."""
         self.size = len(view)
+        self.copied = 0
+        """Bytes that devices have copied to, from and on the way to this memory: :meth:`read`, :meth:`write`, and what they add."""
         self.on_write = on_write
         """``on_write(address, length)`` after each write: DMA into pages with translated code must invalidate it."""
 
     def read(self, address: int, length: int) -> bytes:
         """Return ``length`` bytes at guest-physical ``address``; bytes outside RAM are 0xFF."""
+        self.copied += length
         if 0 <= address and address + length <= self.size:
             return bytes(self.view[address : address + length])
         inside = bytes(self.view[address : self.size]) if 0 <= address < self.size else b""
@@ -39,6 +42,7 @@ class GuestMemory:
         if address < 0 or room <= 0:
             return
         length = min(len(data), room)
+        self.copied += length
         self.view[address : address + length] = data if length == len(data) else data[:length]
         if self.on_write is not None and length:
             self.on_write(address, length)

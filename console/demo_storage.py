@@ -77,15 +77,15 @@ def tell(one: Measurement) -> None:
 def show(found: list[Measurement]) -> None:
     """Print the table, and bars on a logarithmic scale."""
     console = Console(highlight=False)
-    titles = ("path", "op", "size", "N", "MB/s", "IOPS", "p50us", "p99us", "exits", "IRPs", "sig", "int")
-    title = "One disk by every path, N requests at a time; exits, IRPs, VMBus signals and interrupts per request"
+    titles = ("path", "op", "size", "N", "MB/s", "IOPS", "p50us", "p99us", "exits", "IRPs", "sig", "int", "copied")
+    title = "One disk by every path, N requests at a time; exits, IRPs, VMBus signals, interrupts and bytes copied per request"
     table = Table(*titles, title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for column in table.columns[2:]:
         column.justify = "right"
     for m in found:
         table.add_row(
             m.path, m.op, str(m.size), str(m.depth), f"{m.mb_s:.1f}", f"{m.iops:.0f}", f"{m.p50_us:.0f}", f"{m.p99_us:.0f}",
-            f"{m.exits:.1f}", f"{m.irps:.1f}", f"{m.signals:.2f}", f"{m.interrupts:.2f}",
+            f"{m.exits:.1f}", f"{m.irps:.1f}", f"{m.signals:.2f}", f"{m.interrupts:.2f}", f"{m.copied:.0f}",
         )  # fmt: skip
     console.print(table)
     console.print("\nMegabytes a second, logarithmic", markup=False)

@@ -4,6 +4,8 @@ The guest reads and writes with direct I/O of three sizes, one and eight request
 so the meter sits there: it notes when each request is finished. With N requests at a time, the one that is finished N places
 later was sent when this one was: the time between the two is what one request takes, the guest's part included. Exits, signals
 and interrupts are the machine's own counts; an I/O request packet is an access sent outside, or a request to the storage stack.
+Bytes copied are all that this side moves for a request: between page cache and buffers or guest memory, buffer and buffer, through
+a data port, in and out of descriptors and rings. Where the data go straight between page cache and guest memory it is their size once.
 
 The invariant: the paths differ in nothing but the driver the guest uses.
 """
@@ -35,7 +37,7 @@ SETTLED = 0.7  # s; until then the built-in guest has no time stamp counter to g
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One path, operation, size and depth. The last four are per request."""
+    """One path, operation, size and depth. The last five are per request."""
 
     path: str
     op: str
@@ -49,6 +51,8 @@ class Measurement:
     irps: float
     signals: float
     interrupts: float
+    copied: float
+    """Bytes."""
 
     def as_dict(self) -> dict[str, object]:
         """Return it as JSON-ready types, rounded as far as they mean something."""
@@ -67,6 +71,7 @@ class Counters:
     irps: int
     signals: int
     interrupts: int
+    copied: int
 
 
 def counters(vm: Vm) -> Counters:
@@ -78,6 +83,7 @@ def counters(vm: Vm) -> Counters:
         irps=stats.outside + machine.disks[0].stats.requests,
         signals=channel.stats.signals if channel is not None else 0,
         interrupts=stats.injected,
+        copied=machine.partition.memory.copied + machine.disks[0].stats.copied,
     )
 
 
@@ -132,6 +138,7 @@ class Segment:
             latencies[(len(latencies) - 1) // 2] / 1000, latencies[(len(latencies) - 1) * 99 // 100] / 1000,
             (last.exits - first.exits) / requests, (last.irps - first.irps) / requests,
             (last.signals - first.signals) / requests, (last.interrupts - first.interrupts) / requests,
+            (last.copied - first.copied) / requests,
         )  # fmt: skip
 
 

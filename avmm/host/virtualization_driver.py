@@ -21,7 +21,7 @@ from typing import Self
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.host.backing import BackingFile, Mode
-from avmm.host.class_driver import ClassDriver
+from avmm.host.class_driver import LARGEST, ClassDriver
 from avmm.host.file_device import FileDevice
 from avmm.host.port_driver import PortDriver
 from avmm.host.requests import Data, Op, StorageRequest, StorageStage
@@ -37,6 +37,8 @@ class DiskStats:
     bytes_written: int = 0
     flushes: int = 0
     errors: int = 0
+    copied: int = 0
+    """Bytes copied between the page cache, the stack's own buffers and those of whoever asks."""
     latency: int = 0
     """Sum over all finished requests, ns of host time."""
 
@@ -78,6 +80,9 @@ class VirtualizationDriver(StorageStage):
         self.last = request
         if self.watcher is not None:
             self.watcher(request)
+        if request.op is Op.READ or request.op is Op.WRITE:
+            joined = request.op is Op.READ and request.count > LARGEST  # the parts of a large one
+            stats.copied += request.count * SECTOR * (2 if joined else 1)
         if request.error is not None:
             stats.errors += 1
         elif request.op is Op.READ:
@@ -162,6 +167,8 @@ class Disk:
         """Write whole sectors from ``lba``; the data are taken at once. A cancelled caller does not take the write back."""
         if len(data) % SECTOR:
             raise ValueError(f"{len(data)} bytes are not whole sectors")
+        if not isinstance(data, bytes):
+            self.stats.copied += len(data)
         await self._ask(Op.WRITE, lba, len(data) // SECTOR, bytes(data), id)
 
     async def flush(self, *, id: int = 0) -> None:

@@ -186,7 +186,10 @@ class ScsiController:
             self._for_nobody(exchange, request, cdb, present=disk is not None)
             return
         segments = packet.ranges.segments(length) if length and (out or into) else []
-        result = disk.execute(self._command(cdb, channel.memory, segments, length, out=out))
+        command = self._command(cdb, channel.memory, segments, length, out=out)
+        result = disk.execute(command)
+        if out and command.copied:
+            channel.memory.copied += length
         if isinstance(result, Work):
             self._start(channel, exchange, result)
             return

@@ -77,6 +77,11 @@ class Command:
         """Bytes sent with it."""
 
     @property
+    def copied(self) -> bool:
+        """Whether somebody looked at the pieces."""
+        return self._data is not None and bool(self.pieces)
+
+    @property
     def data(self) -> bytes:
         """What was sent with it."""
         if self._data is None:

@@ -75,6 +75,7 @@ class RingMemory:
         """Copy ``length`` bytes of data from ``offset`` on, wrapping."""
         if self._whole is not None and offset + length <= self.size:
             at = self._whole + offset
+            self.memory.copied += length
             return self.memory.view[at : at + length].tobytes()
         return b"".join([self.memory.read(address, piece) for address, piece in self._pieces(offset, length)])
 
@@ -82,6 +83,7 @@ class RingMemory:
         """Store data from ``offset`` on, wrapping."""
         if self._whole is not None and offset + len(data) <= self.size:
             at = self._whole + offset
+            self.memory.copied += len(data)
             self.memory.view[at : at + len(data)] = data
             return
         at = 0

@@ -16,7 +16,7 @@ from avmm.control.demo_storage import Counters, DemoError, Segment
 from avmm_console.cli import group
 from tests import third_party
 
-FIELDS = ["path", "op", "size", "depth", "mb_s", "iops", "p50_us", "p99_us", "exits", "irps", "signals", "interrupts"]
+FIELDS = ["path", "op", "size", "depth", "mb_s", "iops", "p50_us", "p99_us", "exits", "irps", "signals", "interrupts", "copied"]
 
 
 def demo(*arguments: str) -> list[dict[str, Any]]:
@@ -31,15 +31,18 @@ def demo(*arguments: str) -> list[dict[str, Any]]:
 
 
 def check_paths(found: list[dict[str, Any]]) -> None:
-    """What makes the paths different: port accesses by the dozen here, one signal there."""
+    """What makes the paths different: port accesses by the dozen here, one signal there; a buffer between, or none."""
     for one in found:
+        size = one["size"]
         if one["path"] in ("pio", "dma"):
+            assert one["copied"] >= (2 if one["op"] == "read" else 3) * size
             assert one["exits"] > 10
             assert one["irps"] > 1
             assert one["signals"] == 0
         elif one["depth"] == 1:
             assert one["signals"] == pytest.approx(1, abs=0.1)
             assert 0.9 < one["exits"] < 8, "and the timer's"
+            assert size < one["copied"] < size + 1200, "once, and two packets"
         if one["path"] == "pio" and one["size"] == 65536:
             assert one["interrupts"] > 7, "one for each 16 sectors"
 
@@ -87,7 +90,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_request_in_pieces_counts_once_and_depth_is_taken_into_account() -> None:
     segment = Segment(4096, 8)
-    segment.first, segment.last = Counters(10, 0, 0, 5), Counters(24, 7, 14, 5)
+    segment.first, segment.last = Counters(10, 0, 0, 5, 0), Counters(24, 7, 14, 5, 700)
     segment.pieces = [(0, 0, 4096)]
     for i in range(1, 8):  # two halves each, 10 us and 20 us apart
         segment.pieces += [(i * 30_000 - 20_000, i * 4096, 2048), (i * 30_000, i * 4096 + 2048, 2048)]
@@ -95,13 +98,13 @@ def test_a_request_in_pieces_counts_once_and_depth_is_taken_into_account() -> No
     assert one.iops == pytest.approx(33333.3, rel=1e-5)
     assert one.mb_s == pytest.approx(136.533, rel=1e-5)
     assert (one.p50_us, one.p99_us) == (30, 30)
-    assert (one.exits, one.irps, one.signals, one.interrupts) == (2, 1, 2, 0)
+    assert (one.exits, one.irps, one.signals, one.interrupts, one.copied) == (2, 1, 2, 0, 100)
     assert segment.measurement("pio", "read", 4).p50_us == 120
 
 
 def test_only_the_time_in_which_all_processes_ran_counts() -> None:
     segment = Segment(512, 64)
-    segment.first = segment.last = Counters(0, 0, 0, 0)
+    segment.first = segment.last = Counters(0, 0, 0, 0, 0)
     # Two processes of 32 requests: the second starts after 8 of the first, and is alone for the last 8.
     for i in range(32):
         segment.pieces += [(i * 1000, i * 512, 512), (i * 1000 + 8500, (32 + i) * 512, 512)]

@@ -106,6 +106,8 @@ class Engine:
             parts.append(self.memory.read(self.address, size))
             count -= size
             self._advance(size)
+        if len(parts) > 1:
+            self.memory.copied += sum(map(len, parts))
         return b"".join(parts)
 
     def interrupt(self) -> None:

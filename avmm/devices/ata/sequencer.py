@@ -237,6 +237,7 @@ class Sequencer:
         phase, transfer = self.phase, self.transfer
         if drive is None:
             return
+        self.board.memory.copied += transfer.end - transfer.start
         if phase is Phase.DATA_IN:
             transfer.start = transfer.end
             if transfer.start < len(transfer.buffer):
@@ -300,6 +301,7 @@ class Sequencer:
             data = self.engine.fetch(len(transfer.buffer) - transfer.start)
             assert isinstance(transfer.buffer, bytearray)
             transfer.buffer[transfer.start : transfer.start + len(data)] = data
+            self.board.memory.copied += len(data)
             transfer.start += len(data)
             if transfer.start >= len(transfer.buffer):
                 self.request(drive, Work.WRITE, transfer.lba, len(transfer.buffer) // SECTOR)
