@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 import avmm
+from avmm.control.record import RecordError
 
 from . import __version__, lifetime
 from .attach import attach
@@ -66,6 +67,7 @@ def group(ctx: click.Context) -> None:
     "By default real, with --headless virtual (but real with --serial stdio).",
 )  # fmt: skip
 @click.option("--restore", metavar="F", help="Go on from a snapshot (avmm ctl snapshot VM F) instead of starting a machine.")
+@click.option("--record-input", metavar="F", help="Record what reaches the machine; avmm replay F makes the same run again.")
 @click.option("--overlay", is_flag=True, help="Keep the guest's writes apart and forget them at the end; the images stay as they are.")
 @click.option("--read-only", is_flag=True, help="Give the guest its disks and floppies write-protected.")
 @click.option("--headless", is_flag=True, help="No console: do the steps, then end.")
@@ -127,6 +129,22 @@ def run(ctx: click.Context, /, **given: Any) -> int:
     return lifetime.run(run_console(request))
 
 
+@group.command("replay", context_settings=CONTEXT)
+@click.argument("file")
+@click.option("--print-screen", is_flag=True, help="Print the screen's text at the end.")
+@click.option("--screenshot", metavar="F.png", help="Save the screen at the end.")
+@click.option("--stats", is_flag=True, help="Print at the end what the machine did.")
+def replay(file: str, print_screen: bool, screenshot: str | None, stats: bool) -> int:
+    """Make a run again that was recorded with avmm run --record-input FILE.
+
+    The same machine gets the same input at the same moments, and does the same to the byte, also when it failed. Exit status 1:
+    it did something else, and where first is said; 2: the file, or an image of the machine, cannot be used.
+    """
+    from .replay import run_replay
+
+    return lifetime.run(run_replay(file, print_screen, screenshot, stats))
+
+
 @group.command("doctor", context_settings=CONTEXT)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def doctor(as_json: bool) -> int:
@@ -161,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except (avmm.ConfigError, avmm.BootError, avmm.ImageError, avmm.ProcessorError, avmm.SnapshotError) as error:
+    except (avmm.ConfigError, avmm.BootError, avmm.ImageError, avmm.ProcessorError, avmm.SnapshotError, RecordError) as error:
         _complain(str(error))
         sys.exit(2)
     except BrokenPipeError:  # `| head` has seen enough

@@ -16,7 +16,7 @@ import click
 import avmm
 
 from . import serial_io
-from .make import begin, make
+from .make import begin, make, recorded_input
 from .recording import logged
 from .request import Request
 from .results import Status, final_state, print_json, print_stats, save_files, say
@@ -122,7 +122,7 @@ async def run_headless(request: Request) -> Status:
         vm = await make(host, request)
         run = HeadlessRun(vm, request)
         with serial_io.connected(vm, request.serial), logged(vm, request.log):
-            async with _progress(run):
+            async with recorded_input(vm, request.record_input, by_person=request.talks), _progress(run):
                 status, outcome = await run.go()
         save_files(vm, request)
         if request.json:

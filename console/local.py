@@ -16,7 +16,7 @@ from .app import Console, depth_here
 from .headless import raise_nothing_booted
 from .keys import parse_prefix
 from .machines import Machine
-from .make import begin, make
+from .make import begin, make, recorded_input
 from .recording import logged, recorded
 from .request import Request
 from .results import Status, print_stats, save_files, say
@@ -39,8 +39,9 @@ async def run_console(request: Request) -> int:
             async with LocalSeat(vm) as seat:
                 machine = Machine(seat, target.execute, depth_here())
                 console = Console([machine], lambda: _ended(vm), prefix=parse_prefix(request.prefix), output=output)
-                await begin(vm)
-                await console.run()
+                async with recorded_input(vm, request.record_input, by_person=True):
+                    await begin(vm)
+                    await console.run()
         status = _outcome(vm, request)
         save_files(vm, request)
         if request.stats:

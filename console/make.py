@@ -1,10 +1,15 @@
-"""The machine that ``avmm run`` was asked for: a new one, or the one of a snapshot."""
+"""The machine that ``avmm run`` was asked for: a new one, or the one of a snapshot; and the record of its inputs."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import avmm
+from avmm.control.record import Recorder
 
 from .request import Request
+from .results import say
 
 
 async def make(host: avmm.Host, request: Request) -> avmm.Vm:
@@ -20,3 +25,22 @@ async def begin(vm: avmm.Vm) -> None:
         await vm.resume()
     else:
         await vm.start()
+
+
+@asynccontextmanager
+async def recorded_input(vm: avmm.Vm, path: str | None, *, by_person: bool) -> AsyncIterator[None]:
+    """Record what reaches the machine, if so asked; say so when the record has ended before the machine.
+
+    In front of a person virtual time keeps the host's pace.
+    """
+    if path is None:
+        yield
+        return
+    recorder = await Recorder.begin(vm, path)
+    vm.partition.vcpu.paced = by_person
+    try:
+        yield
+    finally:
+        await recorder.close()
+        if recorder.error is not None:
+            say(f"avmm: the record {path} is not complete: {recorder.error.strerror}")

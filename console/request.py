@@ -44,6 +44,7 @@ class Request:
     hyperv: bool
     triple_fault: Literal["reset", "stop"]
     restore: str | None
+    record_input: str | None
     prefix: str
     headless: bool
     steps: tuple[Step, ...]
@@ -86,6 +87,10 @@ class Request:
             if given and not self.headless:
                 raise click.UsageError(f"{option} only works with --headless: the console has the terminal otherwise")
         self.check_restore()
+        if self.record_input is not None and self.clock == "real":
+            raise click.UsageError("--record-input needs virtual time, where a run can be repeated: leave --clock real away")
+        if self.record_input is not None and self.restore is not None:
+            raise click.UsageError("--record-input begins at power-on: leave --restore away")
         if self.overlay and self.read_only:
             raise click.UsageError("choose one of --overlay and --read-only")
         if self.talks and (self.json or self.print_screen or self.stats):
@@ -104,7 +109,7 @@ class Request:
             raise click.UsageError("--record records the console: leave --headless away, or use --log")
         for option, path in (
             ("--screenshot", self.screenshot), ("--speaker", self.speaker), ("--serial", self.serial),
-            ("--record", self.record), ("--log", self.log),
+            ("--record", self.record), ("--log", self.log), ("--record-input", self.record_input),
         ):  # fmt: skip
             if path is not None and not (option == "--serial" and self.talks):
                 _check_writable(option, path)
@@ -149,7 +154,7 @@ class Request:
     def _clock(self) -> Literal["real", "virtual"]:
         if self.clock is not None:
             return self.clock
-        return "virtual" if self.headless and not self.talks else "real"
+        return "virtual" if self.record_input is not None or (self.headless and not self.talks) else "real"
 
 
 def _only_one(image: str, other: str | None, what: str, option: str) -> str:

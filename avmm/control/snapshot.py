@@ -76,7 +76,7 @@ class Snapshot:
 
     def config_for(self, name: str) -> VmConfig:
         """Return the configuration of another machine like this one. Its overlays are temporary: a permanent one has one machine."""
-        return replace(self.config, name=name, disks=_apart(self.config.disks), floppies=_apart(self.config.floppies))
+        return with_own_overlays(self.config, name)
 
 
 async def take(vm: Vm) -> Snapshot:
@@ -89,7 +89,7 @@ async def take(vm: Vm) -> Snapshot:
 async def _take(vm: Vm) -> Snapshot:
     machine = vm.machine
     _check_savable(machine)
-    disks = tuple([await _save_disk(name, machine) for name in machine.names])
+    disks = await save_disks(machine)
     try:
         saved = state.save(machine.partition)
         ram = machine.partition.ram.freeze()
@@ -114,7 +114,7 @@ async def put(vm: Vm, snapshot: Snapshot, *, sharing: bool = False) -> None:
         state.check(partition, snapshot.partition)
     except StateError as error:
         raise SnapshotError(f"the snapshot does not fit {vm.name}: {error}") from None
-    files = await _matching(machine, snapshot)
+    files = await match_disks(machine, snapshot.disks)
     try:
         for file, disk in files:
             if disk.overlay:
@@ -150,6 +150,11 @@ def _check_alive(partition: Partition) -> None:
         raise SnapshotError(f"there is nothing to save of {partition.name}: it {reason}")
 
 
+def with_own_overlays(config: VmConfig, name: str) -> VmConfig:
+    """Return the configuration of another machine on the same images, with temporary overlays."""
+    return replace(config, name=name, disks=_apart(config.disks), floppies=_apart(config.floppies))
+
+
 def _apart(disks: tuple[Disk, ...] | list[Disk]) -> tuple[Disk, ...]:
     return tuple(replace(disk, overlay=None) for disk in disks)
 
@@ -160,38 +165,41 @@ def _check_savable(machine: Machine) -> None:
         raise SnapshotError(f"{name} has a physical device, {min(machine.physical.devices)}, whose state is not the VMM's to save")
     if machine.vmbus is not None and machine.vmbus.connected:
         raise SnapshotError(f"{name} cannot be saved while its guest is connected to VMBus")
-    for disk in machine.names:
-        file = machine.service.disks[disk].file
-        if file.mode == "rw":
-            raise SnapshotError(f"{file.path} is written in place, and a snapshot cannot hold it: give it to {name} with an overlay")
 
 
 def _local(name: str) -> str:
     return name.split("/", 1)[1]
 
 
-async def _save_disk(name: str, machine: Machine) -> SavedDisk:
-    file = machine.service.disks[name].file
-    changes = await file.changes()
-    return SavedDisk(_local(name), str(file.path), file.size, await file.fingerprint(), file.overlay is not None, changes)
+async def save_disks(machine: Machine) -> tuple[SavedDisk, ...]:
+    """Return what a machine's disks are and hold; no request may be in flight. SnapshotError for one that is written in place."""
+    saved = []
+    for name in machine.names:
+        file = machine.service.disks[name].file
+        if file.mode == "rw":
+            owner = machine.partition.name
+            raise SnapshotError(f"{file.path} is written in place, and cannot be brought back: give it to {owner} with an overlay")
+        changes = await file.changes()
+        saved.append(SavedDisk(_local(name), str(file.path), file.size, await file.fingerprint(), file.overlay is not None, changes))
+    return tuple(saved)
 
 
-async def _matching(machine: Machine, snapshot: Snapshot) -> list[tuple[BackingFile, SavedDisk]]:
-    """Return the disks of the machine with what the snapshot says of each."""
+async def match_disks(machine: Machine, disks: tuple[SavedDisk, ...]) -> list[tuple[BackingFile, SavedDisk]]:
+    """Return the images of a machine with what was saved of each. SnapshotError when they are others."""
     files = {_local(name): machine.service.disks[name].file for name in machine.names}
     name = machine.partition.name
-    saved = {disk.name: disk for disk in snapshot.disks}
+    saved = {disk.name: disk for disk in disks}
     if missing := sorted(saved.keys() - files.keys()):
         raise SnapshotError(f"the snapshot needs {missing[0]} ({saved[missing[0]].path}), which {name} does not have")
     if more := sorted(files.keys() - saved.keys()):
         raise SnapshotError(f"{name} has {more[0]} ({files[more[0]].path}), which the machine of the snapshot did not have")
-    for disk in snapshot.disks:
+    for disk in disks:
         file = files[disk.name]
         if file.size != disk.size or await file.fingerprint() != disk.fingerprint:
             raise SnapshotError(f"{file.path} is not what {disk.name} of the snapshot was ({disk.path}, {disk.size} bytes)")
-        if (file.overlay is not None) != disk.overlay:
-            raise SnapshotError(f"{disk.name} of {name} and of the snapshot differ: one has an overlay, the other has none")
-    return [(files[disk.name], disk) for disk in snapshot.disks]
+        if file.mode == "rw" or (file.overlay is not None) != disk.overlay:
+            raise SnapshotError(f"{disk.name} of {name} and of the snapshot differ: both have an overlay, or both are read-only")
+    return [(files[disk.name], disk) for disk in disks]
 
 
 def clone_name(name: str, taken: set[str]) -> str:

@@ -70,6 +70,9 @@ class Vcpu:
         self.longest_slice = 0
         self.share: Share | None = None
         """Its part of the thread beside other machines; None when nobody schedules."""
+        self.paced = False
+        """Whether a halted machine in virtual time waits until the host's time has gone on as far, for a person in front of it."""
+        self._pace = 0  # host time at machine time 0, if it had kept pace
         self.settled: Callable[[], bool] | None = None
         """Called between two slices when the timers that are due have fired, or wait for the host; returns whether it did anything."""
         self.limit: int | None = None
@@ -281,28 +284,37 @@ class Vcpu:
         self._restarted, self._halting = False, True
         self._leave()
         while True:
-            while self._yield:
+            self._boundary()  # what was asked for is done at this very moment, before the jump to the next deadline
+            if self._yield:
                 self._yield = False
                 self._switch(asyncio.sleep(0))
-                self._boundary()  # whoever went on may have paused the machine, at this very moment
+                continue
             if self._can_wake() or self._restarted:
                 break
             if self.settled is not None and self.settled():
                 continue
             due = clock.next_due()
-            if isinstance(clock, VirtualClock) and due is not None:
+            if isinstance(clock, VirtualClock) and self.paced:
+                self._keep_pace(clock, due)
+            elif isinstance(clock, VirtualClock) and due is not None:
                 clock.advance_to(due)
                 rounds += 1
                 if rounds % IDLE_ROUNDS == 0 or self.halts % IDLE_ROUNDS == 0:
                     self._switch(asyncio.sleep(0))
             else:
                 self._sleep(None if due is None else due - clock.now())
-            self._boundary()
             blocker = clock.run_due()
             if blocker is not None:
                 self._switch(asyncio.shield(blocker))
         self._halting = False
         self._want_turn()
+
+    def _keep_pace(self, clock: VirtualClock, due: int | None) -> None:
+        """Let virtual time go on with the host's, at most to ``due``. What was late, or paused, is not made up for."""
+        self._pace = max(self._pace, time.monotonic_ns() - clock.now())
+        self._sleep(None if due is None else due + self._pace - time.monotonic_ns())
+        reached = time.monotonic_ns() - self._pace
+        clock.advance_to(reached if due is None else min(due, reached))
 
     def _sleep(self, ns: int | None) -> None:
         woken, self._woken = self._woken, False

@@ -149,6 +149,9 @@ BAD = {
     "no snapshot": (["--restore", "nothing"], "cannot read the snapshot nothing: No such file"),
     "foreign snapshot": (["--restore", "good.img"], "good.img is not a snapshot of avmm"),
     "snapshot and image": (["good.img", "--restore", "x"], "the machine of a snapshot is in the snapshot: leave IMAGE away"),
+    "no record": (["--record-input", "no/r"], "there is no directory no"),
+    "record in real time": (["--record-input", "r", "--clock", "real"], "--record-input needs virtual time"),
+    "record from a snapshot": (["--record-input", "r", "--restore", "x"], "--record-input begins at power-on"),
     "snapshot and clock": (["--restore", "x", "--clock", "real"], "leave --clock away"),
     "stdout twice": (["good.img", "--serial", "stdio", "--json"], "leave --json"),
 }  # fmt: skip
@@ -303,6 +306,26 @@ def test_a_run_goes_on_from_a_snapshot(avmm_command: Avmm, tmp_path: Path) -> No
     asyncio.run(save())
     result = avmm_command("run", "--restore", file, "--headless", "--type", "after", "--expect", "ready> before after", "--timeout", "2")
     assert result.status == 0, result.err
+
+
+def test_a_recorded_run_is_made_again(avmm_command: Avmm, tmp_path: Path) -> None:
+    image, file = sectors.write(tmp_path / "echo.img", "ready> ", sectors.ECHO), tmp_path / "record"
+    steps = ["--expect", "ready> ", "--type", "one ", "--expect", "one ", "--type", "two", "--expect", "two"]
+    result = avmm_command("run", image, "--read-only", "--headless", "--record-input", file, *steps)
+    assert result.status == 0, result.err
+    again = avmm_command("replay", file, "--print-screen")
+    assert again.status == 0, again.err
+    assert again.out == "ready> one two\n"
+    assert "14 inputs" in again.err
+    assert ": identical" in again.err
+    os.truncate(image, 512)
+    changed = avmm_command("replay", file)
+    assert changed.status == 2
+    assert "echo.img is not what disk0" in changed.sentence
+    refused = avmm_command("run", image, "--headless", "--record-input", tmp_path / "other")
+    assert refused.status == 2
+    assert "is written in place, and cannot be brought back" in refused.sentence
+    assert not (tmp_path / "other").exists()
 
 
 def test_serial_on_standard_input_and_output(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ async def test_real_time(host: avmm.Host, disk: avmm.Disk) -> None:
 async def test_what_cannot_be_saved_is_refused_in_one_sentence(host: avmm.Host, disk: avmm.Disk, tmp_path: Path) -> None:
     image = image_in(tmp_path)
     vm = await booted(host, avmm.Disk(image), name="inplace")
-    with pytest.raises(avmm.SnapshotError, match=r"guest.img is written in place, and a snapshot cannot hold it: give it to inplace with an"):
+    with pytest.raises(avmm.SnapshotError, match=r"guest.img is written in place, and cannot be brought back: give it to inplace with an"):
         await vm.snapshot()
     assert vm.state is avmm.RunState.RUNNING
     off = await host.create_vm(avmm.VmConfig(name="off", memory="16M", disks=[disk]))
@@ -207,7 +207,7 @@ async def test_another_machine_is_refused_in_one_sentence(host: avmm.Host, disk:
         ({"memory": "32M", "disks": [disk]}, "the snapshot is of a machine with 16M of memory, and vm1 has 32M"),
         ({"memory": "16M"}, "the snapshot needs disk0 .*avmm-guest.img., which vm2 does not have"),
         ({"memory": "16M", "disks": [avmm.Disk(other, "overlay")]}, "other.img is not what disk0 of the snapshot was"),
-        ({"memory": "16M", "disks": [avmm.Disk(guests.image(), "ro")]}, "one has an overlay, the other has none"),
+        ({"memory": "16M", "disks": [avmm.Disk(guests.image(), "ro")]}, "both have an overlay, or both are read-only"),
         ({"memory": "16M", "disks": [disk, avmm.Disk(other, "ro")]}, "vm5 has disk1 .*, which the machine of the snapshot did not have"),
         ({"memory": "16M", "disks": [disk], "clock": "real"}, "the state is of a machine in virtual time, and this one is in real time"),
         ({"memory": "16M", "disks": [disk], "hyperv": True}, "this one has guest-port, hyperv, synthetic-video, vmbus besides"),
