@@ -135,8 +135,9 @@ class Console:
         if places != self._places:
             self._places = places
             self._room()
-            self._redraw()
-            return
+            app.renderer.erase(leave_alternate_screen=False)
+            app.renderer.render(app, app.layout)
+            self._fresh = True
         if self._fresh:
             self._painter.forget()
         self._paint()
