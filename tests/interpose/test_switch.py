@@ -483,3 +483,37 @@ def test_saved_and_restored_in_the_middle_of_a_transfer(virtual: bool) -> None:
     other = machine(not virtual)
     with pytest.raises(ValueError, match="switch it first"):
         other.front.restore(state)
+
+
+def test_a_device_that_interrupts_spuriously_during_a_switch() -> None:
+    """H9: the driver hears it, the guest does not."""
+    m = machine(virtual=True)
+    reads(m)
+    hang(m)
+    m.switch(Plan(False, bound=1_000_000))
+    assert way(m) is Way.HELD
+    edges = m.edges
+    m.front.physical.irq.set(True)
+    m.front.physical.irq.set(False)
+    m.pass_time(1_000_000)
+    assert m.edges == edges
+    revive(m)
+    m.pass_time(10_000_000)
+    reads(m)
+
+
+def test_a_device_that_does_not_identify_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It errs in the middle of a switch: that fails, says so, and the guest has the device that there is."""
+    m = machine()
+    channel = m.front.physical.channel
+    command_of = channel._command
+    with monkeypatch.context() as patch:
+        patch.setattr(channel, "_command", lambda code: command_of(0xF7 if code == 0xEC else code))
+        m.switch(Plan(True))
+    (report,) = m.reports
+    assert (report.outcome, way(m), report.modes) == (Outcome.FAILED, Way.DIRECT, None)
+    assert "does not identify itself (status 51h)" in report.reason
+    reads(m)
+    m.switch(Plan(True))
+    assert m.reports[-1].done
+    reads(m)

@@ -76,6 +76,7 @@ async def establish(driver: AtaDriver, state: State, engine: EngineState, code: 
     """
     link = driver.link
     wanted = {n: drive for n, drive in enumerate(state.drives) if drive is not None}
+    await driver.settled()
     for n, drive in wanted.items():
         assert isinstance(drive.modes, DiskModes)
         await _set_modes(driver, n, drive.modes, features)
