@@ -52,13 +52,10 @@ class GuestMemory:
 
         After storing into it: :meth:`changed`.
         """
-        view, size = self.view, self.size
-        pieces = []
-        for address, length in segments:
-            if address < 0 or address + length > size:
-                return None
-            pieces.append(view[address : address + length])
-        return pieces
+        view = self.view
+        pieces = [view[address : address + length] for address, length in segments]
+        whole = sum(map(len, pieces)) == sum([length for _, length in segments]) and min(segments, default=(0, 0))[0] >= 0
+        return pieces if whole else None
 
     def changed(self, segments: Sequence[Segment]) -> None:
         """Tell the processor that segments got other contents, by way of :meth:`pieces`."""

@@ -103,8 +103,14 @@ class GpaRanges(tuple[GpaRange, ...]):
         """Return (guest-physical address, length) of each contiguous piece of the first ``length`` bytes, in order."""
         if len(self) == 1:
             count, offset, pfns = self[0]
+            length = min(length, count)
             if len(pfns) == 1 or pfns == tuple(range(pfns[0], pfns[0] + len(pfns))):
-                return [(pfns[0] * PAGE + offset, length if length < count else count)]
+                return [(pfns[0] * PAGE + offset, length)]
+            first = PAGE - offset
+            whole, last = divmod(length - first, PAGE)
+            if whole >= 0:
+                scattered = [(pfns[0] * PAGE + offset, first)] + [(pfn * PAGE, PAGE) for pfn in pfns[1 : whole + 1]]
+                return [*scattered, (pfns[whole + 1] * PAGE, last)] if last else scattered
         segments: list[Segment] = []
         for one in self:
             for address, size in one.segments():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from avmm.hypervisor.irp import journey
 from avmm.hypervisor.partition import RunState
@@ -310,3 +312,22 @@ def test_an_error_of_a_server_is_reported_as_ours() -> None:
     rig.connect().open(1).send(b"", 1)
     rig.settle()
     assert [type(error) for error in rig.failures] == [KeyError]
+
+
+RANGE = st.tuples(st.integers(1, 5 * 4096), st.integers(0, 4095), st.booleans(), st.integers(0, 40))
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.lists(RANGE, min_size=1, max_size=3), st.integers(1, 16 * 4096))
+def test_segments_are_the_first_bytes_of_the_ranges_in_order(shapes: list[tuple[int, int, bool, int]], length: int) -> None:
+    def page_numbers(count: int, at: int, straight: bool, first: int) -> tuple[int, ...]:
+        straightly = range(first, first + (count + at + 4095) // 4096)
+        return tuple(straightly) if straight else tuple(reversed(straightly))
+
+    ranges = GpaRanges(GpaRange(count, at, page_numbers(count, at, straight, first)) for count, at, straight, first in shapes)
+    expected = [
+        one.pfns[at // 4096] * 4096 + at % 4096 for one in ranges for at in range(one.byte_offset, one.byte_offset + one.byte_count)
+    ]
+    segments = ranges.segments(length)
+    assert [at for first, size in segments for at in range(first, first + size)] == expected[:length]
+    assert all(size > 0 for _, size in segments)
