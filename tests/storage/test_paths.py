@@ -1,10 +1,14 @@
-"""One trace of reads, writes and flushes through every way to a disk: emulated PIO, emulated DMA, StorVSP. Same bytes, same ends."""
+"""One trace of reads, writes and flushes through every way to a disk: emulated PIO, emulated DMA, StorVSP, and the shunt alone.
+
+Same bytes and same ends, by each way and with a change from each to each other at every place of the trace.
+"""
 
 from __future__ import annotations
 
 import random
 import struct
 from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 
@@ -107,12 +111,26 @@ def storvsp(medium: MemoryDisk) -> Callable[[Step, bytes], tuple[str, bytes]]:
     return step
 
 
-def play(path: Path, steps: list[Step], bad: set[int]) -> tuple[list[tuple[str, bytes]], bytes]:
+def shunt(medium: MemoryDisk) -> Callable[[Step, bytes], tuple[str, bytes]]:
+    """Primary requests go straight to VM-H, the others through the trap."""
+    primary, secondary = storvsp(medium), pio(medium)
+    return lambda step, data: (secondary if step[0] == "flush" else primary)(step, data)
+
+
+PATHS: dict[str, Path] = {"pio": pio, "dma": dma, "shunt": shunt, "enlightened": storvsp}
+
+
+def play(path: Path, steps: list[Step], bad: set[int], then: Path | None = None, at: int = 0) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Make the steps by one path, from step ``at`` on by another, ``then``."""
     medium = MemoryDisk(SECTORS)
     medium.data[:] = pattern(SECTORS)
     medium.bad = bad
-    step = path(medium)
-    answers = [step(one, content(index, one[2]) if one[0] == "write" else b"") for index, one in enumerate(steps)]
+    first = path(medium)
+    second = then(medium) if then is not None else first
+    answers = [
+        (first if then is None or index < at else second)(one, content(index, one[2]) if one[0] == "write" else b"")
+        for index, one in enumerate(steps)
+    ]
     return answers, bytes(medium.data)
 
 
@@ -121,8 +139,8 @@ def test_every_path_gives_the_same_bytes_and_the_same_errors(seed: int) -> None:
     steps = trace(seed)
     by_pio = play(pio, steps, set())
     assert {"good", "range"} == {outcome for outcome, _ in by_pio[0]}
-    assert play(dma, steps, set()) == by_pio
-    assert play(storvsp, steps, set()) == by_pio
+    for path in PATHS.values():
+        assert play(path, steps, set()) == by_pio
 
 
 def test_every_path_reports_a_bad_sector() -> None:
@@ -130,5 +148,14 @@ def test_every_path_reports_a_bad_sector() -> None:
     steps = [step for step in trace(4, 60) if step[0] != "write"]
     by_pio = play(pio, steps, {100, 300})
     assert "medium" in {outcome for outcome, _ in by_pio[0]}
-    assert play(dma, steps, {100, 300}) == by_pio
-    assert play(storvsp, steps, {100, 300}) == by_pio
+    for path in PATHS.values():
+        assert play(path, steps, {100, 300}) == by_pio
+
+
+@pytest.mark.parametrize("length", [12, pytest.param(60, marks=pytest.mark.long)])
+def test_a_switch_at_every_place_changes_nothing(length: int) -> None:
+    steps = trace(5, length)
+    expected = play(pio, steps, set())
+    for (one, first), (other, second) in permutations(PATHS.items(), 2):
+        for at in range(length + 1):
+            assert play(first, steps, set(), second, at) == expected, f"from {one} to {other} at step {at}"

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,49 @@ async def test_the_host_switches_while_a_file_is_written_and_loses_nothing(large
         assert await vm.wait_off() == "the guest entered ACPI S5"
     files = files_in(large)
     assert files["copied"] == files["big"]
+
+
+def session(seed: int, length: int) -> list[str]:
+    """Commands that read and write files; some name a file that is not there, or a second one of a name."""
+    chance = random.Random(seed)
+    names = ["motd.txt", "pattern.txt", "bytes.bin", "a", "b", "c"]
+    commands = []
+    for number in range(length):
+        what = chance.choice(["write", "write", "copy", "copy", "sum", "sum", "read", "delete"])
+        name, other = chance.choice(names[3:]), chance.choice(names)
+        commands.append({
+            "write": f"write {name} {'line of ' * chance.randrange(9)}{number}", "copy": f"copy {other} {name}", "sum": f"sum {other}",
+            "read": f"read {name}", "delete": f"delete {name}",
+        }[what])  # fmt: skip
+    return commands
+
+
+async def played(image: Path, commands: list[str], before: str, after: str, at: int) -> tuple[list[str], dict[str, bytes]]:
+    """Type the commands, the first ``at`` by one way to the disk and the rest by another; what was printed, and what is in the files."""
+    path = image.with_name("played.img")
+    shutil.copy(image, path)
+    async with booted(path) as vm:
+        await vm.set_mode(before)
+        said = []
+        for index, command in enumerate(commands):
+            if index == at:
+                await vm.set_mode(after)
+            said.append(await say(vm, command))
+    return said, files_in(path)
+
+
+@pytest.mark.parametrize("length", [8, pytest.param(40, marks=pytest.mark.long)])
+async def test_the_same_session_by_each_way_and_with_a_switch_at_every_command(image: Path, length: int) -> None:
+    commands = session(24, length)
+    expected = await played(image, commands, "emulated", "emulated", 0)
+    assert any("There is no such file." in text for text in expected[0])
+    assert any("as written" in text for text in expected[0])
+    for mode in MODES[1:]:
+        assert await played(image, commands, mode, mode, 0) == expected
+    ways = list(permutations(MODES, 2))
+    for at in range(length):
+        before, after = ways[at % len(ways)]
+        assert await played(image, commands, before, after, at) == expected, f"from {before} to {after} before {commands[at]}"
 
 
 @pytest.mark.parametrize("first", range(3))
