@@ -66,10 +66,10 @@ class Shell:
         """Return the device file of the drive at a SCSI address: Linux names its disks in the order in which they answer."""
         return "/dev/" + await self.run(f"ls /sys/bus/scsi/devices/{place}/block")
 
-    async def run(self, command: str) -> str:
+    async def run(self, command: str, timeout: float = BOOT) -> str:
         """Run a command line, require that it succeeds, and return its output."""
         self.vm.serial.write(f'{command}; echo "<<$?>>"\n')
-        said = await self.vm.serial.wait_for(re.compile(r"<<(\d+)>>\r\n/ # "), BOOT)
+        said = await self.vm.serial.wait_for(re.compile(r"<<(\d+)>>\r\n/ # "), timeout)
         text = said[: said.rindex("<<")].replace("\r\n", "\n")
         assert "<<0>>" in said, f"{command} failed:\n{said}"
         echo, _, output = text.partition('; echo "<<$?>>"\n')
