@@ -10,6 +10,7 @@ import random
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,7 @@ from avmm.memory import PAGE
 from avmm.storage import wire as storage
 from avmm.vmbus import video, wire
 from avmm.vmbus.client import GuestChannel, GuestClient
-from avmm.vmbus.ring import READ_INDEX, WRITE_INDEX
+from avmm.vmbus.ring import READ_INDEX, WRITE_INDEX, RingError
 from avmm.vmbus.server import PacketKind
 from avmm.vmbus.wire import PageRange
 from guests.filearea import read_area
@@ -113,7 +114,8 @@ async def memory_changed_under_the_host(guest: Guest) -> None:
     channel = await guest.disk()
     pages = guest.client.allocate(1)
     for number in range(60):
-        guest.read(channel, 100 + number, pages)
+        with suppress(RingError):  # the client looks at its own ring no more trustingly than the host does
+            guest.read(channel, 100 + number, pages)
         page = guest.chance.choice([channel.pfns[0], channel.pfns[4], guest.chance.choice(channel.pfns)])
         where = page * PAGE + 4 * guest.chance.randrange(guest.chance.choice([5, 1024]))
         guest.memory.pack("<I", where, guest.chance.choice([0, guest.chance.randrange(1 << 32), 8 * guest.chance.randrange(2000)]))
