@@ -94,6 +94,11 @@ def group(ctx: click.Context) -> None:
     "--triple-fault", type=click.Choice(["reset", "stop"]), default="reset", show_default=True,
     help="What a triple fault does: reset, as a PC does, or stop with a report and exit status 3.",
 )  # fmt: skip
+@click.option(
+    "--gdb", metavar="ADDRESS",
+    help="Let a gdb debug the machine at HOST:PORT, PORT (on this host) or unix:PATH: `target remote ADDRESS` in gdb.",
+)  # fmt: skip
+@click.option("--gdb-wait", is_flag=True, help="Do not start before a gdb says continue.")
 @click.option("--prefix", metavar="KEY", default="Ctrl-a", show_default=True, help="The key before the console's own commands.")
 @click.option("--name", metavar="NAME", default="vm", show_default=True, help="What the machine is called.")
 @click.pass_context

@@ -47,6 +47,8 @@ class HeadlessRun:
         vm = self.vm
         try:
             await begin(vm)
+            for server in vm.gdb_servers:
+                say(f"gdb: target remote {server.address}")
             for step in self.request.steps:
                 await (self._expect(step) if step.kind == "expect" else self._type(step))
                 self.done += 1

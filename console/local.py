@@ -41,6 +41,8 @@ async def run_console(request: Request) -> int:
                 console = Console([machine], lambda: _ended(vm), prefix=parse_prefix(request.prefix), output=output)
                 async with recorded_input(vm, request.record_input, by_person=True):
                     await begin(vm)
+                    for server in vm.gdb_servers:
+                        console.say(f"gdb: target remote {server.address}")
                     await console.run()
         status = _outcome(vm, request)
         save_files(vm, request)

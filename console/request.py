@@ -45,6 +45,8 @@ class Request:
     triple_fault: Literal["reset", "stop"]
     restore: str | None
     record_input: str | None
+    gdb: str | None
+    gdb_wait: bool
     prefix: str
     headless: bool
     steps: tuple[Step, ...]
@@ -149,6 +151,7 @@ class Request:
             name=self.name, memory=self.memory, disks=disks, floppies=floppies, cdrom=cdrom, kernel=kernel, initrd=self.initrd,
             append=self.append, bios=self.bios, boot=boot, clock=self._clock(), on_triple_fault=self.triple_fault,
             hyperv=self.hyperv,
+            gdb=self.gdb or "", gdb_wait=self.gdb_wait,
         )  # fmt: skip
 
     def _clock(self) -> Literal["real", "virtual"]:

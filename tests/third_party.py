@@ -16,11 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("AVMM_GUEST_CACHE", ROOT / ".cache" / "guests"))
 UNPACKED = CACHE / "root"
-STAMP = CACHE / "complete"
+STAMP = CACHE / "packages"
+"""Names what has been unpacked, a package a line."""
 
 PACKAGES = (
     "linux-image-cloud-amd64", "busybox-static", "seabios", "memtest86+", "syslinux", "syslinux-common", "mtools", "dosfstools",
     "grub-pc-bin", "grub-rescue-pc", "ipxe", "grub-invaders", "nasm", "e2fsprogs", "libext2fs2", "libss2", "libcom-err2",
+    "gdb-minimal",
 )  # fmt: skip
 
 
@@ -44,16 +46,28 @@ def _apt(*arguments: str, cwd: Path | None = None) -> str:
 
 
 def _resolve(package: str) -> list[str]:
-    """Return the package, or what a metapackage for the kernel stands for."""
+    """Return the package, or what a metapackage for the kernel stands for; gdb with the libraries that this system does not have."""
+    if package == "gdb-minimal":
+        return [package, *_missing_libraries(package)]
     if package != "linux-image-cloud-amd64":
         return [package]
     depends = _apt("apt-cache", "depends", "--no-recommends", "--no-suggests", package)
     return [line.split()[-1] for line in depends.splitlines() if "linux-image-" in line and "Depends:" in line]
 
 
+def _missing_libraries(package: str) -> list[str]:
+    kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+    depends = _apt("apt-cache", "depends", "--recurse", *(f"--no-{kind}" for kind in kinds), package)
+    names = {line for line in depends.splitlines() if line.startswith(("lib", "zlib"))}
+    installed = subprocess.run(["dpkg-query", "-W", "-f", "${Package}\n"], capture_output=True, text=True, check=True).stdout
+    return sorted(names - set(installed.splitlines()))
+
+
 def fetch() -> None:
     """Download and unpack everything that is not there yet."""
-    if STAMP.exists() and STAMP.read_text() == "\n".join(PACKAGES):
+    unpacked = STAMP.read_text().split() if STAMP.exists() else []
+    missing = [package for package in PACKAGES if package not in unpacked]
+    if not missing:
         return
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
@@ -63,12 +77,12 @@ def fetch() -> None:
     debs.mkdir(exist_ok=True)
     print("fetching Debian packages with guests for the tests ...", flush=True)
     _apt("apt-get", "update")
-    names = [name for package in PACKAGES for name in _resolve(package)]
+    names = [name for package in missing for name in _resolve(package)]
     _apt("apt-get", "download", *names, cwd=debs)
     for deb in sorted(debs.glob("*.deb")):
         subprocess.run(["dpkg", "-x", str(deb), str(UNPACKED)], check=True)
         deb.unlink()
-    STAMP.write_text("\n".join(PACKAGES))
+    STAMP.write_text("\n".join([*unpacked, *missing]))
 
 
 @functools.cache

@@ -29,6 +29,16 @@ class ConfigError(ValueError):
     """The description of a machine is wrong; one sentence says what and what to do."""
 
 
+def parse_address(text: str) -> tuple[str, int] | Path:
+    """Return where "HOST:PORT", ":PORT", "PORT" or "unix:PATH" is. By default HOST is this host only."""
+    if text.startswith("unix:") and text != "unix:":
+        return Path(text[5:])
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"cannot read {text!r} as an address: write HOST:PORT, PORT or unix:PATH")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 def parse_size(text: str | int) -> int:
     """Return the bytes that "64M", "512K", "1G" or a plain number mean."""
     if isinstance(text, int):
@@ -93,6 +103,10 @@ class VmConfig:
     """Longest time in us that the guest runs before the event loop gets its turn."""
     code_cache: str | int = 0
     """Bytes for translated code; 0 chooses by the size of the memory."""
+    gdb: str = ""
+    """Where a gdb may connect and debug the machine: ``HOST:PORT``, ``PORT`` or ``unix:PATH``; empty for nowhere (docs/debugging.md)."""
+    gdb_wait: bool = False
+    """Whether the machine stands still before its first instruction until a debugger lets it go on."""
     weight: int = 100
     """Share of the processor beside other busy machines, 1 to 10000: twice the weight is twice the time."""
     cap: float | None = None
@@ -126,6 +140,10 @@ class VmConfig:
             raise ConfigError("a PC takes two floppies")
         if self.floppies and self.bios != "builtin":
             raise ConfigError("floppies are served by the built-in BIOS only, there is no controller for other firmware: leave --bios away")
+        if self.gdb:
+            parse_address(self.gdb)
+        if self.gdb_wait and not self.gdb:
+            raise ConfigError("nobody could let the machine go on: gdb_wait needs gdb, the address for a debugger")
         if not 1 <= self.weight <= 10_000:
             raise ConfigError(f"{self.weight} is no weight: choose 1 to 10000, 100 is usual")
         if self.cap is not None and not 0.01 <= self.cap <= 1:

@@ -58,7 +58,7 @@ class Host:
         if rounds is not None:
             partition.vcpu.make_fiber = lambda run_loop: rounds.fiber(run_loop, f"vm:{config.name}")
             partition.processor.house = rounds.house
-        vm = self.vms[config.name] = Vm(config, machine)
+        vm = self.vms[config.name] = Vm(config, machine, self)
         return vm
 
     async def clone(self, snapshot: Snapshot, name: str = "", *, config: VmConfig | None = None, paused: bool = False) -> Vm:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avmm.control import mode
 from avmm.control import snapshot as snapshots
 from avmm.control.config import Disk, VmConfig
+from avmm.control.gdb import GdbServer
 from avmm.control.history import EVERY, History
 from avmm.control.hotplug import HotPlug
 from avmm.control.inputs import Inputs
@@ -20,6 +22,7 @@ from avmm.control.serial import Serial
 from avmm.control.snapshot import Snapshot, SnapshotError
 from avmm.control.stats import Stats, collect
 from avmm.control.watch import ended, sleep, wait_until
+from avmm.debug.debugger import Debugger
 from avmm.devices.device import Device
 from avmm.devices.i8042 import I8042
 from avmm.devices.uart import Uart
@@ -32,11 +35,15 @@ from avmm.interpose.interposers.share import SharedDisk
 from avmm.interpose.interposers.stack import Interposer
 from avmm.interpose.switch import SwitchReport
 
+if TYPE_CHECKING:
+    from avmm.control.host import Host
+
 
 class Vm:
     """One machine. Made by ``Host.create_vm``; see there."""
 
-    def __init__(self, config: VmConfig, machine: Machine) -> None:
+    def __init__(self, config: VmConfig, machine: Machine, host: Host) -> None:
+        self.host = host
         self.config = config
         self.machine = machine
         self.partition = machine.partition
@@ -51,6 +58,8 @@ class Vm:
         self._hot_plug = HotPlug(machine)
         self._interposing = Interposing(machine)
         self._closed = False
+        self.gdb_servers: list[GdbServer] = []
+        """Where a gdb may connect."""
         self.history: History | None = None
         """The machine's past; None until :meth:`keep_history`."""
         machine.on_exchange.append(self._exchanged)
@@ -106,7 +115,9 @@ class Vm:
 
     async def start(self) -> None:
         """Power on. Returns at once; ``await vm.screen.wait_for(...)`` or similar lets it run."""
-        await self.partition.power_on()
+        if self.config.gdb:
+            await self.gdb_server(self.config.gdb)
+        await self.partition.power_on(paused=self.config.gdb_wait)
 
     async def pause(self) -> None:
         """Let machine time stand still; returns when no work is in flight."""
@@ -115,6 +126,27 @@ class Vm:
     async def resume(self) -> None:
         """Go on after :meth:`pause`."""
         await self.partition.resume()
+
+    @functools.cached_property
+    def debugger(self) -> Debugger:
+        """Stops and steps the machine, and looks at it. DebugError for one whose guest is written in Python."""
+        return Debugger(self.partition)
+
+    async def gdb_server(self, address: str = "127.0.0.1:0") -> GdbServer:
+        """Let a gdb connect at ``HOST:PORT`` (port 0: any that is free), ``PORT`` or ``unix:PATH``; ends with the machine.
+
+        ``server.address`` is what gdb's ``target remote`` takes. Raises ConfigError, and DebugError as :attr:`debugger`.
+        """
+        server = GdbServer(self.debugger, address, self.monitor)
+        await server.start()
+        self.gdb_servers.append(server)
+        return server
+
+    async def monitor(self, line: str) -> str:
+        """Carry out a line of the human monitor, as ``avmm ctl hmp`` does, and return what it says."""
+        from avmm.control.commands.monitor import run_for
+
+        return await run_for(self, line)
 
     async def reset(self) -> None:
         """Press the reset button."""
@@ -250,6 +282,8 @@ class Vm:
         """Pull the plug and close the disks; everything the guest flushed, and everything it wrote, is in the files then."""
         if not self._closed:
             self._closed = True
+            for server in self.gdb_servers:
+                await server.close()
             if self._watch is not None:
                 await self._watch.close()
             if self.history is not None:

@@ -148,6 +148,20 @@ class DebugUnit(Protocol):
     def set_watchpoints(self, watches: Sequence[Watch]) -> None:
         """Watch these bytes, and no others. The guest runs an instruction at a time meanwhile. ValueError when they are too many."""
 
+    def begin(self) -> None:
+        """Let the registers hold the guest's first state, which after a reset they do not before the first run."""
+
+    def read_register(self, name: str) -> int:
+        """Return a register by any name of :meth:`Processor.register`, or fs_base, gs_base, k_gs_base, mxcsr, st0 ... st7 (80 bits),
+        xmm0 ... xmm15, fctrl, fstat, ftag, fiseg, fioff, foseg, fooff, fop. KeyError when there is none.
+        """
+
+    def write_register(self, name: str, value: int) -> None:
+        """Set one of those as the guest could: a selector loads its descriptor, a control register takes effect. ValueError, KeyError."""
+
+    def ram(self, address: int) -> memoryview | None:
+        """Return the RAM from a guest-physical address on to the end of its mapping, None when there is no RAM."""
+
     def cause(self) -> tuple[Cause, int]:
         """Return why the last ``Exit.DEBUG`` was, and for WATCHPOINT which of the watches it was."""
 

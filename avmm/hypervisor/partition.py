@@ -137,6 +137,8 @@ class Partition:
         self._want_off: str | None = None
         self._want_pause = False
         self._holds = 0
+        self.debug_stop = False
+        """Whether it is the processor's debug unit that stopped the machine, perhaps in the middle of a block."""
         self._paused: asyncio.Future[None] | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
@@ -358,9 +360,10 @@ class Partition:
 
     def _debug_stop(self) -> None:
         """The debug unit has stopped the processor, between two instructions but not two slices: stand still as after :meth:`pause`."""
-        self._want_pause = True
-        while self._want_pause and self._want_off is None and self.failure is None:
+        self._want_pause = self.debug_stop = True
+        while (self._want_pause or self._holds) and self._want_off is None and self.failure is None:
             self.vcpu.wait(self._stand_still())
+        self.debug_stop = False
         if self._want_off is not None or self.failure is not None:
             self._boundary()  # raises Stop
 

@@ -39,6 +39,20 @@ async def run(call: Call, line: str) -> str:
     return text.replace("\n", "\r\n") + "\r\n" if text else ""
 
 
+async def run_for(vm: Vm, line: str) -> str:
+    """The same for somebody who has no socket to the machine, such as its gdb; lines end in a plain newline."""
+    from avmm.control.commands import COMMANDS, Target
+
+    async def quit(_: Vm | None) -> None:
+        await vm.partition.stop("quit")
+
+    target = Target(vm.host, COMMANDS, quit, vm)
+    try:
+        return (await run(Call(target, {}, vm), line)).replace("\r\n", "\n")
+    finally:
+        target.unwatch(vm)
+
+
 def usages() -> dict[str, tuple[str, str]]:
     """Return for each command how it is used and what it does."""
     found = {}

@@ -24,7 +24,7 @@ from unicorn import x86_const as x86
 from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
 from avmm.cpu.unicorn import layout
 from avmm.cpu.unicorn._shim import Vcpu
-from avmm.cpu.unicorn.debug import UnicornDebugUnit
+from avmm.cpu.unicorn.debug import UnicornDebugUnit, update_control
 
 CPU_MODEL_EPYC = 35  # the default model has no SVM
 PHYSICAL_BITS = 40  # what CPUID tells the guest; RAM and memory-mapped I/O lie below 1 << PHYSICAL_BITS
@@ -407,7 +407,7 @@ class UnicornProcessor:
             self.inside.d[at // 4] = value & 0xFFFF
             self.inside.q[at // 8 + 1] = (value & 0xFFFF) << 4
         elif name == "rflags":
-            self._uc().reg_write(x86.UC_X86_REG_RFLAGS, value)
+            self.engine.reg_write(x86.UC_X86_REG_RFLAGS, value)
         else:
             raise KeyError(name)
 
@@ -426,6 +426,15 @@ class UnicornProcessor:
         attributes = flags >> 8 & 0xFF | flags >> 12 & 0xF00
         return Segment(selector & 0xFFFF, base, limit, attributes | TSS_BUSY if name == "tr" else attributes)
 
+    def set_control(self, number: int, value: int) -> None:
+        """Set CR0, CR3 or CR4 with everything that follows from it."""
+        update_control(self._native.library, self.inside.env, number, value)
+
+    @property
+    def ram(self) -> dict[int, tuple[memoryview, Any]]:
+        """What is RAM, by guest-physical address; the second of each pair only keeps the buffer where it is."""
+        return self._ram
+
     @property
     def native_vcpu(self) -> Vcpu:
         """The shim's half."""
@@ -433,7 +442,9 @@ class UnicornProcessor:
             raise ProcessorError("this processor is closed")
         return self._vcpu
 
-    def _uc(self) -> unicorn.Uc:
+    @property
+    def engine(self) -> unicorn.Uc:
+        """The engine."""
         if self._engine is None:
             raise ProcessorError("this processor is closed")
         return self._engine
@@ -453,14 +464,15 @@ class UnicornProcessor:
             return 0 if serve is not None and serve() else UD
         index = q[1] & 0xFFFFFFFF
         if info & 1:
-            return 0 if self._write_msr(index, (q[2] & 0xFFFFFFFF) << 32 | q[0] & 0xFFFFFFFF) else GP
-        value = self._read_msr(index)
+            return 0 if self.write_msr(index, (q[2] & 0xFFFFFFFF) << 32 | q[0] & 0xFFFFFFFF) else GP
+        value = self.read_msr(index)
         if value is None:
             return GP
         q[0], q[2] = value & 0xFFFFFFFF, value >> 32
         return 0
 
-    def _read_msr(self, index: int) -> int | None:
+    def read_msr(self, index: int) -> int | None:
+        """Return an MSR; None for #GP."""
         field = _MSRS.get(index)
         if field is not None:
             kind, at = field
@@ -471,7 +483,8 @@ class UnicornProcessor:
             return (self.units if self._virtual_time else time.monotonic_ns()) + self._tsc_base
         return self.callbacks.rdmsr(index)
 
-    def _write_msr(self, index: int, value: int) -> bool:
+    def write_msr(self, index: int, value: int) -> bool:
+        """Set an MSR; False for #GP."""
         if index == EFER:
             return self._write_efer(value)
         field = _MSRS.get(index)
