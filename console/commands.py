@@ -67,6 +67,12 @@ _OWN_VERBS = {
     "uninstall": Verb("DEVICE [PLACE]", "put a device outside", "x-avmm-uninstall", ("device", "to")),
     "virtualize": Verb("DEVICE", "give the guest a virtual device", "x-avmm-virtualize", ("device",)),
     "devirtualize": Verb("DEVICE", "give the guest the real one again", "x-avmm-devirtualize", ("device",)),
+    "commit": Verb("", "flush disks, write what overlays hold into their images", "x-avmm-commit"),
+    "inspect": Verb("DEVICE", "where a device lives, what it answers to, its registers", "x-avmm-inspect", ("device",)),
+    "snapshot": Verb("FILE", "save the machine", "x-avmm-snapshot", ("file",)),
+    "restore": Verb("FILE", "go on from what was saved", "x-avmm-restore", ("file",)),
+    "keep-history": Verb("[EVERY]", "remember from now on, to go back: every so many seconds", "x-avmm-keep-history", ("every",)),
+    "rewind": Verb("SECONDS", "go back in machine time", "x-avmm-rewind", ("seconds",)),
     "mode": Verb("MODE", "choose how the guest reaches its disks", "x-avmm-mode", ("mode",)),
     "type": Verb("TEXT", "type it on the guest's keyboard", "x-avmm-type", ("text",)),
     "screendump": Verb("FILE", "save the screen as PNG", "screendump", ("filename",), (("format", "png"),)),
@@ -75,7 +81,7 @@ _OWN_VERBS = {
     "qmp": Verb("COMMAND [JSON]", "any command of the QMP socket"),
 }
 _HERE = ("help", "top", "trace", "stats", "qmp")
-_HIDDEN = ("system_reset", "system_powerdown", "change", "c", "list", "screen")
+_HIDDEN = ("system_reset", "system_powerdown", "change", "c", "list", "screen", "savevm", "loadvm", "remove_interposer")
 """What is there under another name, or says nothing that a console does not show."""
 
 
@@ -91,7 +97,7 @@ def _verbs() -> dict[str, Verb]:
 
 def _of_panel(command: Command) -> Verb:
     words = [name.upper() if arg.default is REQUIRED else f"[{name.upper()}]" for name, arg in command.args.items()]
-    what = (command.action.__doc__ or command.name).strip().partition("\n")[0].rstrip(".")
+    what = (command.action.__doc__ or "").strip().partition("\n")[0].rstrip(".").removeprefix("Return ")
     return Verb(" ".join(words), what[:1].lower() + what[1:], command.name, tuple(command.args))
 
 

@@ -153,6 +153,7 @@ BAD = {
     "record in real time": (["--record-input", "r", "--clock", "real"], "--record-input needs virtual time"),
     "record from a snapshot": (["--record-input", "r", "--restore", "x"], "--record-input begins at power-on"),
     "snapshot and clock": (["--restore", "x", "--clock", "real"], "leave --clock away"),
+    "prefix": (["good.img", "--prefix", "F1"], "--prefix: 'F1' cannot be a prefix"),
     "stdout twice": (["good.img", "--serial", "stdio", "--json"], "leave --json"),
 }  # fmt: skip
 
