@@ -12,7 +12,6 @@ import errno
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -29,19 +28,18 @@ from avmm.control.config import ConfigError
 from avmm.control.qmp import QmpError
 from avmm.control.seat import SeatError
 
+from .actions import carry_out
 from .commands import Interpreter
 from .doctor import COLUMNS, ROWS
 from .frame import Surroundings
-from .keymenu import KeyMenu
-from .keys import HELP, PREFIX, Chord, Command, Event, KeyRouter, Text, prefix_name
-from .machines import Changed, Machine
+from .keys import PREFIX, Chord, Command, Event, KeyRouter, Text, prefix_name
+from .machines import Changed, Machine, TypeAhead
 from .mouse import MouseTracker
 from .pager import LiveView, Page, Pager
-from .painter import Painter, Place
 from .panes import Panes, Tab
 from .prompt import Prompt
 from .screen_view import colour_depth
-from .selection import clipboard, unused
+from .stage import Stage
 
 FRAMES = 30
 """Redraws of what is around the guests a second, at most."""
@@ -49,8 +47,6 @@ ESCAPE_SECONDS = 0.03
 MESSAGE_SECONDS = 4.0
 BELL_SECONDS = 0.25
 LIVE_SECONDS = 1.0
-LOAD = 20
-"""Painting the guests is followed by a pause of so many times the processor time it took: a twentieth of a core."""
 SERIAL_SECONDS = 0.01
 """What came over a serial line is shown after so long: more may be on its way."""
 STYLE = Style.from_dict(
@@ -84,7 +80,8 @@ class Console:
         self, machines: Sequence[Machine], done: Callable[[], bool], *, prefix: str = PREFIX, output: Output | None = None
     ) -> None:
         self.machines = list(machines)
-        self.panes = Panes(self.machines)
+        self.panes: Panes = Panes(self.machines)
+        self.stage: Stage = Stage(self.panes, STYLE)
         self.router = KeyRouter(prefix)
         self.page: Page | None = None
         self.show_path = False
@@ -97,21 +94,15 @@ class Console:
         self._rang = 0.0
         self._mouse = MouseTracker()
         self._mouse_wanted: bool | None = None
-        self._repaint: asyncio.TimerHandle | None = None
-        self._rested = 0.0
-        """When guests may be painted again."""
         self._bug: BaseException | None = None
         self.around = Surroundings(self)
         self.app: Application[None] = Application(
             self.around.layout(), key_bindings=self._bindings(), style=STYLE, full_screen=True, color_depth=depth_here(),
             min_redraw_interval=1 / FRAMES, output=output, mouse_support=Condition(self._has_mouse),
-            before_render=self._rendering, after_render=self._rendered,
+            before_render=self.stage.before_render, after_render=self.stage.after_render,
         )  # fmt: skip
         self.app.ttimeoutlen = ESCAPE_SECONDS
         self.app.timeoutlen = 0
-        self._painter = Painter(self.app.output, STYLE, self.app.color_depth)
-        self._places: list[Place | None] = []
-        self._fresh = True
 
     def width(self) -> int:
         """Return the terminal's columns."""
@@ -122,61 +113,7 @@ class Console:
         """The machine that has the keys."""
         return self.panes.tab.machine
 
-    # -- drawing
-
-    def _rendering(self, app: Application[None]) -> None:
-        for pane in self.panes.shown:
-            pane.area.place = None
-        self._fresh = app.renderer.last_rendered_screen is None
-
-    def _rendered(self, app: Application[None]) -> None:
-        """The lines around are drawn; where the guests' places have moved, begin with an empty terminal."""
-        places = [pane.area.place for pane in self.panes.shown]
-        if places != self._places:
-            self._places = places
-            self._room()
-            app.renderer.erase(leave_alternate_screen=False)
-            app.renderer.render(app, app.layout)
-            self._fresh = True
-        if self._fresh:
-            self._painter.forget()
-        self._paint()
-
-    def _redraw(self) -> None:
-        if self.app.is_running:
-            self.app.renderer.erase(leave_alternate_screen=False)
-            self.app.invalidate()
-
-    def _room(self) -> None:
-        for machine in self.machines:
-            places = [pane.area.place for pane in self.panes.shown if pane.tab.machine is machine and pane.area.place is not None]
-            if places:
-                machine.seat.room(max(place.width for place in places), max(2 * place.height for place in places))
-
-    def _paint(self) -> None:
-        """Bring the guests up to date that are shown."""
-        if self._repaint is not None:
-            self._repaint.cancel()
-            self._repaint = None
-        if not self.app.is_running or self.app.renderer.last_rendered_screen is None:
-            return
-        began = time.thread_time()
-        for pane in self.panes.shown:
-            place = pane.area.place
-            if place is not None:
-                self._painter.paint(place, pane.tab.machine.frame(pane.tab.serial, place.width, place.height))
-        self._rested = asyncio.get_running_loop().time() + LOAD * (time.thread_time() - began)
-
-    def _paint_soon(self, tab: Tab, delay: float = 0.0) -> None:
-        """Paint after a delay, and after the pause that the last painting has earned, if a tab is shown."""
-        if self._repaint is not None or not any(pane.tab == tab for pane in self.panes.shown):
-            return
-        loop = asyncio.get_running_loop()
-        delay = max(delay, self._rested - loop.time())
-        if delay <= 0:
-            self._paint()
-        else:
-            self._repaint = loop.call_later(delay, self._paint)
+    # -- what is said
 
     def message(self) -> str:
         """Return what is to be said instead of the state."""
@@ -200,9 +137,9 @@ class Console:
     def _changed(self, machine: Machine, changed: Changed) -> None:
         match changed.what:
             case "picture":
-                self._paint_soon(Tab(machine, serial=False))
+                self.stage.paint_soon(Tab(machine, serial=False))
             case "serial":
-                self._paint_soon(Tab(machine, serial=True), SERIAL_SECONDS)
+                self.stage.paint_soon(Tab(machine, serial=True), SERIAL_SECONDS)
             case "bell":
                 now = asyncio.get_running_loop().time()
                 if now - self._rang >= BELL_SECONDS and self.app.is_running:
@@ -252,18 +189,23 @@ class Console:
         for event in events:
             if isinstance(event, Command):
                 self.page = None
-                self._command(event)
+                carry_out(self, event)
                 self.around.arrange()
             elif self.page is not None:
                 if not self.page.take(event, self.around.page_height() - 1):
                     self.page = None
                 self.around.arrange()
             else:
-                self._to_guest(event)
+                self.to_guest(event)
 
-    def _to_guest(self, event: Chord | Text) -> None:
+    def typing(self) -> TypeAhead:
+        """Return where what is typed waits for the current tab."""
         tab = self.panes.tab
-        if not (tab.machine.line if tab.serial else tab.machine.keyboard).put(event):
+        return tab.machine.line if tab.serial else tab.machine.keyboard
+
+    def to_guest(self, event: Chord | Text) -> None:
+        """Type for the current tab."""
+        if not self.typing().put(event):
             self.say("too much waits to be typed: what was pasted is dropped")
 
     def _has_mouse(self) -> bool:
@@ -278,104 +220,13 @@ class Console:
             return
         moved = self._mouse.report(data, self.machine.cell(place.width, place.height))
         if moved is not None:
-            self.background(self._guarded(self.machine.seat.mouse(moved.dx, moved.dy, moved.wheel, moved.buttons)))
+            self.background(self.guarded(self.machine.seat.mouse(moved.dx, moved.dy, moved.wheel, moved.buttons)))
 
-    def _command(self, command: Command) -> None:
-        if command.name in _SAID:
-            name, said = _SAID[command.name]
-            self.background(self._carry_out(name, {}, said))
-            return
-        action = _ACTIONS.get(command.name)
-        if action is None:
-            self.say(f"{prefix_name(self.router.prefix)} {command.key} is no command: h lists them")
-        else:
-            action(self, command)
-
-    def _leave(self, command: Command) -> None:
-        self.quit = True
-        self._exit()
-
-    def _help(self, command: Command) -> None:
-        name = prefix_name(self.router.prefix)
-        lines = [f"  {name} {key:<7} {what}" for key, what in HELP]
-        text = "\n".join(["", "  All other keys go to the guest.", "", *lines, f"  {name} {name:<7} {name} for the guest"])
-        self.page = Pager(text, title="help")
-
-    def _command_line(self, command: Command) -> None:
-        self.prompt.begin()
-        self.app.layout.focus(self.prompt.window)
-
-    def _commit(self, command: Command) -> None:
-        """It changes images, so it is put on the command line for somebody to press Enter."""
-        self._command_line(command)
-        self.prompt.buffer.insert_text("commit")
-
-    def _scroll_back(self, command: Command) -> None:
-        tab = self.panes.tab
-
-        def save(text: str) -> None:
-            path = unused(f"{tab.title.replace(' ', '-')}", "txt")
-            try:
-                path.write_text(text)
-            except OSError as error:
-                self.say(f"cannot write {path}: {error.strerror}")
-            else:
-                self.say(f"saved {path}")
-
-        def copy(text: str) -> None:
-            self.app.output.write_raw(clipboard(text))
-            self.app.output.flush()
-            self.say("copied what is shown, if the terminal lets programs copy")
-
-        self.page = Pager(tab.machine.past(tab.serial), title="scroll-back", at_end=True, sticky=True, save=save, copy=copy)
-
-    def _key_menu(self, command: Command) -> None:
-        self.page = KeyMenu(lambda keys: self._to_guest(Chord(keys, "")))
-
-    def _path(self, command: Command) -> None:
-        self.show_path = not self.show_path
-
-    def _tab(self, command: Command) -> None:
-        if not self.panes.choose(int(command.key) - 1):
-            self.say(f"there are {len(self.panes.tabs)} tabs")
-
-    def _split(self, beside: bool) -> None:
-        if not self.panes.split(beside):
-            self.say("there are as many panes as there can be")
-
-    def _break(self, command: Command) -> None:
-        self.background(self._guarded(self.machine.seat.send_break(), f"sent a break to {self.machine.name}'s serial line"))
-
-    def _pause(self, command: Command) -> None:
-        facts = self.machine.seat.facts
-        self.background(self._carry_out("cont" if facts is not None and facts.state == "paused" else "stop", {}))
-
-    def _picture(self, command: Command) -> None:
-        path = unused(self.machine.name, "png")
-        self.background(self._carry_out("screendump", {"filename": str(path.absolute()), "format": "png"}, f"saved {path}"))
-
-    def _switch_mouse(self, command: Command) -> None:
+    def switch_mouse(self) -> None:
+        """Let the terminal's mouse be the guest's, or the terminal's own."""
         self._mouse_wanted = not self._has_mouse()
         self._mouse.forget()
         self.say("the mouse is the guest's" if self._mouse_wanted else "the mouse is the terminal's")
-
-    def _drop(self, command: Command) -> None:
-        tab = self.panes.tab
-        (tab.machine.line if tab.serial else tab.machine.keyboard).drop()
-        self.say("dropped what was not typed yet")
-
-    def _suspend(self, command: Command | None = None) -> None:
-        """Give the terminal back to the shell until it says fg."""
-
-        async def stop() -> None:
-            await run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGSTOP))
-
-        self.background(stop())
-
-    def _continued(self) -> None:
-        """The process was stopped and goes on: the terminal may show anything."""
-        if self.app.is_running and not self.app._running_in_terminal:
-            self._redraw()
 
     # -- commands
 
@@ -383,7 +234,8 @@ class Console:
         """Do something that takes time; it ends with the console at the latest."""
         self.app.create_background_task(work)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], said: str = "") -> None:
+    async def guarded(self, work: Coroutine[Any, Any, None], said: str = "") -> None:
+        """Do something at a seat, and say how it ended."""
         try:
             await work
         except SeatError as error:
@@ -391,8 +243,11 @@ class Console:
         if said:
             self.say(said)
 
-    async def _carry_out(self, name: str, arguments: dict[str, object], said: str = "") -> None:
-        machine = self.machine
+    def execute(self, name: str, said: str = "", **arguments: object) -> None:
+        """Have one of the panel's commands carried out, and say something when it is done."""
+        self.background(self._execute(self.machine, name, arguments, said))
+
+    async def _execute(self, machine: Machine, name: str, arguments: dict[str, object], said: str) -> None:
         try:
             await machine.execute(name, arguments)
         except (QmpError, ConfigError) as error:
@@ -430,6 +285,24 @@ class Console:
 
     # -- life
 
+    def leave(self) -> None:
+        """The person has had enough."""
+        self.quit = True
+        self._exit()
+
+    def suspend(self) -> None:
+        """Give the terminal back to the shell until it says fg."""
+
+        async def stop() -> None:
+            await run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+        self.background(stop())
+
+    def _continued(self) -> None:
+        """The process was stopped and goes on."""
+        if not self.app._running_in_terminal:
+            self.stage.redraw(self.app)
+
     async def run(self) -> None:
         """Show the machines until it is time to end or the person leaves."""
         loop = asyncio.get_running_loop()
@@ -438,7 +311,7 @@ class Console:
             machine.start()
         before = loop.get_exception_handler()
         loop.set_exception_handler(self._callback_failed)
-        loop.add_signal_handler(signal.SIGTSTP, self._suspend)
+        loop.add_signal_handler(signal.SIGTSTP, self.suspend)
         loop.add_signal_handler(signal.SIGCONT, self._continued)
         try:
             with suppress(EOFError):  # the terminal has gone
@@ -449,6 +322,7 @@ class Console:
             loop.remove_signal_handler(signal.SIGTSTP)
             loop.remove_signal_handler(signal.SIGCONT)
             loop.set_exception_handler(before)
+            self.stage.close()
             for machine in self.machines:
                 await machine.stop()
 
@@ -462,25 +336,3 @@ class Console:
     def _exit(self) -> None:
         if self.app.is_running and self.app.future is not None and not self.app.future.done():
             self.app.exit()
-
-
-_SAID = {
-    "reset": ("system_reset", "reset"), "power button": ("system_powerdown", "power button pressed"),
-}
-"""Commands that are one of the panel's, and what is said when it is done."""
-
-_ACTIONS: dict[str, Callable[[Console, Command], None]] = {
-    "help": Console._help, "quit": Console._leave, "command line": Console._command_line, "commit": Console._commit,
-    "scroll back": Console._scroll_back,
-    "key menu": Console._key_menu, "path": Console._path, "tab": Console._tab, "break": Console._break, "pause": Console._pause,
-    "picture": Console._picture, "mouse": Console._switch_mouse, "drop": Console._drop, "suspend": Console._suspend,
-    "serial": lambda console, _: console.panes.toggle(),
-    "next": lambda console, _: console.panes.step(1),
-    "previous": lambda console, _: console.panes.step(-1),
-    "split beside": lambda console, _: console._split(beside=True),
-    "split below": lambda console, _: console._split(beside=False),
-    "other pane": lambda console, _: console.panes.other(),
-    "unsplit": lambda console, _: console.panes.unsplit(),
-    "ctrl-alt-del": lambda console, _: console._to_guest(Chord(("ctrl", "alt", "delete"), "")),
-    "redraw": lambda console, _: console._redraw(),
-}  # fmt: skip
