@@ -8,7 +8,7 @@ import click
 
 from benchmarks.measure import Result, show
 
-SUITES = ("traps", "boot", "firmware", "disk", "storage", "idle", "key_latency", "scenario", "threads", "console")
+SUITES = ("traps", "boot", "firmware", "disk", "storage", "idle", "key_latency", "scenario", "threads", "console", "virtualize")
 
 
 @click.command()
