@@ -23,6 +23,7 @@ from .ctl_physical import COMMANDS as PHYSICAL_COMMANDS
 from .demo import demo
 from .request import TIMEOUT, Request
 from .steps import StepCommand, steps_in_order
+from .symbols import symbols
 from .top import top
 from .trace import trace
 from .up import up
@@ -169,6 +170,7 @@ for command in PHYSICAL_COMMANDS:
     ctl.add_command(command)
 group.add_command(ctl)
 group.add_command(top)
+group.add_command(symbols)
 group.add_command(trace)
 
 

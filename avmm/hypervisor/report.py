@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 TRAIL_SHOWN = 16
 INSTRUCTIONS_SHOWN = 8
+LONG = 0x200  # of the attributes of CS: 64-bit code
+LONGEST = 15  # bytes of an instruction
 
 
 class GuestFailure(Exception):
@@ -36,23 +38,27 @@ def registers(cpu: Processor) -> str:
 
 def disassembly(cpu: Processor, memory: GuestMemory, count: int = INSTRUCTIONS_SHOWN, linear: int | None = None) -> list[str]:
     """Return the next instructions, one a line, from ``linear`` or from where the processor stands."""
-    import capstone  # not at the top: few machines fail
-
     code = cpu.segment("cs")
-    long_mode = bool(code.attributes & 0x200)
-    mode = capstone.CS_MODE_64 if long_mode else capstone.CS_MODE_32 if code.attributes & 0x400 else capstone.CS_MODE_16
     if linear is None:
-        linear = cpu.register("rip") + (0 if long_mode else code.base)
+        linear = cpu.register("rip") + (0 if code.attributes & LONG else code.base)
     text = bytearray()
-    for address in range(linear, linear + 15 * count):
+    for address in range(linear, linear + LONGEST * count):
         physical = cpu.translate(address)
         if physical is None or physical >= memory.size:
             break
         text += memory.read(physical, 1)
+    return [line for _, line in decoded(cpu, bytes(text), linear, count)] or [f"{linear:#010x}  (not mapped, or not an instruction)"]
+
+
+def decoded(cpu: Processor, text: bytes, linear: int, count: int) -> list[tuple[int, str]]:
+    """Return the instructions in ``text``, which lies at ``linear``, in the processor's mode: the address of each, and its line."""
+    import capstone  # not at the top: few machines need it
+
+    attributes = cpu.segment("cs").attributes
+    mode = capstone.CS_MODE_64 if attributes & LONG else capstone.CS_MODE_32 if attributes & 0x400 else capstone.CS_MODE_16
     decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
-    decoded = decoder.disasm(bytes(text), linear, count)
-    lines = [f"{i.address:#010x}  {i.bytes.hex():<20}  {i.mnemonic} {i.op_str}".rstrip() for i in decoded]
-    return lines or [f"{linear:#010x}  (not mapped, or not an instruction)"]
+    found = decoder.disasm(text, linear, count)
+    return [(i.address, f"{i.address:#010x}  {i.bytes.hex():<20}  {i.mnemonic} {i.op_str}".rstrip()) for i in found]
 
 
 def trail(cpu: Processor, count: int = TRAIL_SHOWN) -> list[str]:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from avmm.control.commands import block, snapshots, user
+from avmm.control.commands import block, debugging, snapshots, user
 from avmm.control.commands.command import Call
 from avmm.control.commands.machine import STATUS
 from avmm.control.commands.physical import describe
@@ -358,6 +358,7 @@ _COMMANDS: dict[str, tuple[Handler, str]] = {
     "interpose": (_interpose, "DEVICE KIND [NAME=VALUE]... -- put something between a disk and its driver"),
     "remove_interposer": (_remove, "DEVICE KIND"),
     "mode": (_mode, "[MODE] -- how the built-in guest reaches its disk"),
+    **debugging.HANDLERS,
     **{name: (_plain(name), "") for name in ("stop", "cont", "system_reset", "system_powerdown", "quit")},
 }
 _COMMANDS["c"] = _COMMANDS["cont"]
