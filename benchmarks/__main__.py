@@ -8,7 +8,9 @@ import click
 
 from benchmarks.measure import Result, show
 
-SUITES = ("traps", "boot", "firmware", "disk", "storage", "idle", "key_latency", "scenario", "threads", "console", "virtualize")
+SUITES = (
+    "traps", "boot", "firmware", "disk", "storage", "idle", "key_latency", "snapshot", "scenario", "threads", "console", "virtualize",
+)  # fmt: skip
 
 
 @click.command()
