@@ -1,8 +1,8 @@
 """Snapshots: taking one, going back to it, making machines of it, beside QEMU's savevm and loadvm of the same guest.
 
-Ours are in memory, copy-on-write; QEMU's go to a qcow2 file in memory (/dev/shm), by ``savevm`` and ``loadvm`` of its monitor. The guests are
-the built-in one at its prompt (16 MiB) and Debian's Linux at a shell (256 MiB), in virtual time. A clone's memory is what the
-process has more of its own (RssAnon) for each. ``apt-get install qemu-system-x86 qemu-utils`` brings the other side.
+Ours are in memory, copy-on-write; QEMU's go to a qcow2 file in memory (/dev/shm), by ``savevm`` and ``loadvm`` of its monitor. The
+guests are the built-in one at its prompt (16 MiB) and Debian's Linux at a shell (256 MiB), in virtual time. A clone's memory is what
+the process has more of its own (RssAnon) for each. ``apt-get install qemu-system-x86 qemu-utils`` brings the other side.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import shutil
@@ -216,3 +217,13 @@ async def test_another_machine_is_refused_in_one_sentence(host: avmm.Host, disk:
         with pytest.raises(avmm.SnapshotError, match=sentence):
             await vm.restore(taken)
         assert vm.state is avmm.RunState.CREATED, "it is as it was"
+
+
+async def test_with_guests_in_threads(disk: avmm.Disk) -> None:
+    async with avmm.Host(threads=2) as host:
+        taken = await (await booted(host, disk)).snapshot()
+        clones = [await host.clone(taken, paused=True) for _ in range(3)]
+        for clone in clones:
+            await clone.resume()
+        first, *others = await asyncio.gather(*(session(clone) for clone in clones))
+        assert others == [first, first]

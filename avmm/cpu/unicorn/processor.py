@@ -287,7 +287,9 @@ class UnicornProcessor:
         self._cover()
         self._entered = True
         units = vcpu.units
+        vcpu.house = None  # so short a run lets nobody in, and whoever restores a state does not have the lock
         vcpu.run(1, None)
+        vcpu.house = self._house
         vcpu.units = units  # the stub is not the guest's code
 
     # -- memory
