@@ -129,3 +129,47 @@ def test_a_mirror_that_fails_is_left_out() -> None:
     assert isinstance(mirror.failed, BlockError)
     rig.run(rig.disk.write(70, bytes(SECTOR)))
     mirror.close()
+
+
+def test_a_mirror_that_fails_in_a_write_is_not_the_guests_trouble() -> None:
+    rig = Rig()
+    target = MemoryDisk(256)
+    mirror = MirrorLayer(rig, 0, target, rig.medium)
+    rig.layers.append(mirror)
+    rig.pass_time(10_000_000)
+    assert mirror.complete
+    target.bad.add(3)
+    rig.run(rig.disk.write(3, b"\x11" * SECTOR))
+    assert rig.medium.data[3 * SECTOR] == 0x11
+    assert isinstance(mirror.failed, BlockError)
+    assert "medium" in str(mirror.status()["failed"])
+    with pytest.raises(ValueError, match="not complete"):
+        mirror.switch_over()
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("error", Rule("error")),
+        ("torn, op=write, lba=0x10-0x1f, times=2", Rule("torn", "write", 16, 31, times=2)),
+        ("delay,seconds=0.5,probability=0.25,lba=7", Rule("delay", first=7, last=7, probability=0.25, seconds=0.5)),
+    ],
+)
+def test_rules_as_text(text: str, rule: Rule) -> None:
+    assert Rule.parse(text) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("explode", "choose error, delay or torn"),
+        ("error,op=trim", "choose read, write or flush"),
+        ("error,colour=red", "choose of op, lba, times, probability, seconds"),
+        ("error,times=often", "cannot read 'times=often'"),
+        ("error,lba=1-x", "cannot read 'lba=1-x'"),
+        ("error,probability=2", "probability is 0 to 1"),
+    ],
+)
+def test_rules_that_are_none(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Rule.parse(text)
