@@ -35,7 +35,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "gues
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>[\w{}-]*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 COMMANDS = {"python": [sys.executable, "-W", "ignore::DeprecationWarning:unicorn"], "sh": ["bash", "-euo", "pipefail"]}
-PATIENCE = 60
+PATIENCE = 240
 
 
 class Block(NamedTuple):
@@ -110,9 +110,13 @@ def test_blocks_run(page: Path, tmp_path: Path, sockets: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_each_block_has_its_mark(page: Path) -> None:
+    outside = BLOCK.sub("", page.read_text())
+    loose = re.search(r"^(?: {4}|\t)(?:avmm|python|pytest|make|pip) .*", outside, re.M)
+    assert not loose, f"{page.name}: {loose and loose[0]!r} is in no fenced block, where a test would run it"
     for block in blocks(page):
         assert block.mark in ("", "run", "prints", "file", "not run"), f"{page.name}, line {block.line}: {block.mark!r} is no mark"
         assert block.mark or block.language not in COMMANDS, f"{page.name}, line {block.line}: say what is done with this block"
+        assert block.mark != "not run" or block.argument, f"{page.name}, line {block.line}: say why this block is not run"
         assert block.mark != "run" or block.language in COMMANDS, f"{page.name}, line {block.line}: cannot run {block.language!r}"
 
 

@@ -308,7 +308,7 @@ class QmpServer:
 
     async def close(self) -> None:
         """Let commands under way be answered, such as the ``quit`` that this is the end of, let all clients go, remove the socket."""
-        if self._server is None:
+        if self._server is None or self.closing:
             return
         self.target.listeners.remove(self.event)
         self._server.close()
