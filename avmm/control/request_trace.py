@@ -40,8 +40,11 @@ STEPS = {
     ANSWERED: "the program has its answer",
 }
 """The built-in guest's steps (guests/nub/kernel/trace.h)."""
+SIGNAL = "hypercall HvSignalEvent"
 DISK_DEVICES = frozenset({"ata0", "ata1", "bmide"})
 DISK_LINES = (14, 15)
+QUIET = 5_000_000
+"""ns of the host's time."""
 _KINDS = {
     IrpKind.PORT_READ: "IN {:03X}h",
     IrpKind.PORT_WRITE: "OUT {:03X}h",
@@ -114,6 +117,8 @@ class RequestTracer:
         self._by_id: dict[int, _Journey] = {}
         self._by_transaction: dict[int, _Journey] = {}
         self._on_ata: _Journey | None = None
+        self._signalled = 0
+        """When the guest signalled last, until a packet is taken."""
         self._undo: list[Callable[[], None]] = []
 
     # -- attaching
@@ -169,6 +174,13 @@ class RequestTracer:
 
         return changed
 
+    def enough(self) -> bool:
+        """Whether all were traced that were wanted. A guest that tells nothing has done with its ATA command when it leaves it alone."""
+        journey = self._on_ata
+        if journey is not None and not journey.number and journey.served and monotonic_ns() - journey.trace.hops[-1].at > QUIET:
+            self._finish(journey)
+        return len(self.finished) >= self._limit
+
     # -- what is heard
 
     def _step(self, step: int, number: int) -> None:
@@ -194,7 +206,7 @@ class RequestTracer:
         if irp.device.name not in DISK_DEVICES:
             return
         journey = self._on_ata
-        if journey is not None and not journey.number and journey.served and irp.kind is IrpKind.PORT_WRITE:
+        if journey is not None and not journey.number and journey.served and irp.kind is IrpKind.PORT_WRITE and irp.device.name != "bmide":
             self._finish(journey)  # a guest that tells nothing begins its next command
             journey = None
         if journey is None:
@@ -211,6 +223,9 @@ class RequestTracer:
     def _packet(self, what: str, id: int, transaction: int) -> None:
         if what == "taken":
             journey = self._numbered.get(transaction >> 8) or _Journey()
+            if not journey.number and self._signalled:
+                journey.hop(HYPERVISOR, SIGNAL, self._signalled)
+            self._signalled = 0
             journey.trace.id, journey.transaction = id, transaction
             self._by_id[id] = self._by_transaction[transaction] = journey
             journey.hop(VMBUS, "the packet is taken out of the ring")
@@ -221,9 +236,10 @@ class RequestTracer:
                 if not sent.number:
                     asyncio.get_running_loop().call_soon(self._finish, sent)
         elif what == "signal":
+            self._signalled = monotonic_ns()
             for one in self._numbered.values():
                 if one.transaction is None and not one.served and one.trace.hops[-1].what == STEPS[STORVSC]:
-                    one.hop(HYPERVISOR, "hypercall HvSignalEvent")
+                    one.hop(HYPERVISOR, SIGNAL)
         else:
             for one in {*self._numbered.values(), *self._by_id.values()}:
                 if one.transaction is not None and one.transaction not in self._by_transaction and not one.over:
@@ -264,7 +280,7 @@ async def trace_requests(vm: Vm, count: int = 1, op: str = "", timeout: float = 
     """Return the way of the next ``count`` disk requests (of one ``op``), fewer when ``timeout`` seconds of machine time pass before."""
     with RequestTracer(vm, count, op) as tracer:
         try:
-            await wait_until(vm.partition, lambda: len(tracer.finished) >= count, timeout, lambda: f"{count} requests were traced")
+            await wait_until(vm.partition, tracer.enough, timeout, lambda: f"{count} requests were traced")
         except (WaitTimeout, MachineEnded):
             pass  # what there is, is the answer
         return tracer.finished
