@@ -10,6 +10,7 @@ them all that were acknowledged.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic_ns
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.host.requests import Op, StorageRequest, StorageStage
@@ -48,7 +49,7 @@ class ClassDriver(StorageStage):
             await self.port.put(item)
 
     def at_once(self, item: StorageRequest) -> bool:
-        item.hop(self.name)
+        item.hops.append((self.name, monotonic_ns()))
         if item.count > LARGEST:
             return False
         self._check(item)

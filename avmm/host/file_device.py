@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from time import monotonic_ns
 from typing import Any
 
 from avmm.devices.block import SECTOR
@@ -40,7 +41,7 @@ class FileDevice(StorageStage):
             item.finish(answer)
 
     def at_once(self, item: StorageRequest) -> bool:
-        item.hop(self.name)
+        item.hops.append((self.name, monotonic_ns()))
         now = self.file.read_now if item.op is Op.READ else self.file.write_now
         return now(item.lba * SECTOR, item.count * SECTOR, item.pieces)
 

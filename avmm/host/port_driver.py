@@ -7,6 +7,7 @@ were given. So a write given up by its sender can never land on top of a later o
 from __future__ import annotations
 
 import asyncio
+from time import monotonic_ns
 
 from avmm.host.requests import StorageRequest, StorageStage
 
@@ -35,7 +36,7 @@ class PortDriver(StorageStage):
             await self.device.put(item)
 
     def at_once(self, item: StorageRequest) -> bool:
-        item.hop(self.name)
+        item.hops.append((self.name, monotonic_ns()))
         return self.device.at_once(item)
 
     def _must_wait(self, request: StorageRequest) -> bool:

@@ -61,7 +61,7 @@ class VirtualizationDriver(StorageStage):
             await self.below.put(item)
 
     def at_once(self, item: StorageRequest) -> bool:
-        item.hop(self.name)
+        item.hops.append((self.name, monotonic_ns()))
         try:
             if not self.below.at_once(item):
                 return False

@@ -28,6 +28,7 @@ from avmm.storage.sense import SenseKey
 from avmm.storage.storvsp import Execute, ProtocolError, Reset, StorVsp
 from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
 from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer, Packet, PacketKind
+from avmm.vmbus.wire import COMPLETION_REQUESTED
 
 DEPTH: Final = 256
 """SCSI requests in flight, at most."""
@@ -152,7 +153,7 @@ class ScsiController:
             kind = packet.kind
             if kind is not _GPA_DIRECT and kind is not _IN_BAND:
                 raise ProtocolError(f"a packet of type {kind}")
-            action = self._protocol.receive(packet.payload, packet.completion_requested)
+            action = self._protocol.receive(packet.payload, packet.flags & COMPLETION_REQUESTED != 0)
         except ProtocolError as error:
             channel.fail(f"{self.name}: {error}")
             return
@@ -186,15 +187,16 @@ class ScsiController:
             self._for_nobody(exchange, request, cdb, present=disk is not None)
             return
         segments = packet.ranges.segments(length) if length and (out or into) else []
-        command = self._command(cdb, channel.memory, segments, length, out=out)
+        memory = channel.memory
+        command = self._command(cdb, memory, segments, length, out=out)
         result = disk.execute(command)
         if out and command.copied:
-            channel.memory.copied += length
+            memory.copied += length
         if isinstance(result, Work):
             self._start(channel, exchange, result)
             return
         if result.placed:
-            channel.memory.changed(segments)
+            memory.changed(segments)
         self._finish(exchange, result)
 
     def _command(self, cdb: bytes, memory: GuestMemory, segments: list[Segment], length: int, *, out: bool) -> Command:
@@ -254,10 +256,13 @@ class ScsiController:
         channel, request = self._channel, exchange.execute.request
         if channel is None:
             return
+        stats = self.stats
         if result.data:
             exchange.packet.ranges.write(channel.memory, result.data)
-        self.stats.bytes_read += len(result.data) or result.placed
-        self.stats.bytes_written += result.taken
+            stats.bytes_read += len(result.data)
+        else:
+            stats.bytes_read += result.placed
+            stats.bytes_written += result.taken
         if result.sense is None:
             self._end(exchange, _SUCCESS, result)
         else:
@@ -270,8 +275,10 @@ class ScsiController:
     def _end(self, exchange: _Exchange, status: SrbStatus, result: Result = Result()) -> None:  # noqa: B008 - it is frozen
         if status is not _SUCCESS:
             self.stats.errors += 1
-        packed = result.sense.pack() if result.sense is not None else b""
-        payload = self._protocol.completion(exchange.execute, status, result.status, result.moved, packed)
+        if result.sense is None:
+            payload = self._protocol.completion(exchange.execute, status, 0, result.moved)
+        else:
+            payload = self._protocol.completion(exchange.execute, status, result.status, result.moved, result.sense.pack())
         self._send(payload, exchange.packet.transaction_id)
 
     def _abort(self, only: Address | None) -> None:

@@ -100,8 +100,7 @@ class StorVsp:
 
     def completion(self, execute: Execute, srb_status: SrbStatus, scsi_status: int, moved: int, sense: bytes = b"") -> bytes:
         """Return the payload that ends a SCSI request."""
-        body = execute.request.answer(srb_status, scsi_status, moved, sense)
-        return wire.complete(execute.size, wire.nt_status(srb_status), body)
+        return execute.request.complete(execute.size, srb_status, scsi_status, moved, sense)
 
     def rescan(self) -> bytes | None:
         """Return the payload that makes the guest look for LUNs again, None when it would not understand."""

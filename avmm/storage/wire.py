@@ -20,6 +20,7 @@ IDE_INTERFACE: Final = UUID("32412632-86cb-44a2-9b5c-50d1417354f5")
 
 _HEADER = struct.Struct("<III")
 _REQUEST = struct.Struct("<HBBBBBBBBBBI20s")
+_COMPLETION = struct.Struct("<III HBBBBBBBBBBI20s")
 _PROPERTIES = struct.Struct("<IHHIIQ")
 _IDE_USER_DATA = struct.Struct("<HBBII12x")
 
@@ -234,6 +235,20 @@ class ScsiRequest(NamedTuple):
             )
             + self.tail
         )  # fmt: skip
+
+
+    def complete(self, request_size: int, srb_status: SrbStatus, scsi_status: int, transferred: int, sense: bytes = b"") -> bytes:
+        """Return the whole completion of a request whose payload had ``request_size`` bytes: header and answer at once."""
+        if sense:
+            return complete(request_size, nt_status(srb_status), self.answer(srb_status, scsi_status, transferred, sense))
+        packed = (
+            _COMPLETION.pack(
+                _COMPLETE_IO, 0, nt_status(srb_status), self.length, srb_status, scsi_status, self.port, self.path, self.target,
+                self.lun, CDB_SIZE, 0, self.direction, 0, transferred, b"",
+            )
+            + self.tail
+        )  # fmt: skip
+        return packed if len(packed) == request_size else packed.ljust(size := reply_size(request_size), b"\0")[:size]
 
 
 @dataclass(frozen=True, slots=True)

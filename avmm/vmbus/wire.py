@@ -355,7 +355,7 @@ def unpack_ranges(
         at += _RANGE.size
         if not byte_count or byte_offset >= PAGE:
             raise WireError(f"a range of {byte_count} bytes at offset {byte_offset} into its page")
-        needed = page_count(byte_count, byte_offset)
+        needed = byte_offset + byte_count + PAGE - 1 >> 12
         if at + 8 * needed > end:
             raise WireError(f"a range of {byte_count} bytes needs {needed} pages, and {(end - at) // 8} are named")
         pfns = struct.unpack_from(f"<{needed}Q", data, at)
@@ -396,7 +396,9 @@ def pack_packet(
 ) -> bytes:
     """Return a packet without its footer, padded to 8 bytes. ``ranges`` go into a GPA-direct packet."""
     between = b""
-    if kind == PacketKind.GPA_DIRECT:
+    if kind is _COMPLETION or kind is _IN_BAND:
+        pass  # most, and no ranges between
+    elif kind == PacketKind.GPA_DIRECT:
         listed = ranges or []
         between = _GPA_DIRECT.pack(0, len(listed)) + pack_ranges(listed)
     elif kind == PacketKind.TRANSFER_PAGES:
