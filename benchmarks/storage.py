@@ -14,8 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import uvloop
+
 import avmm
+import avmm_guests
 from avmm.control.demo_linux import DIRECT
+from avmm.control.demo_storage import demo_builtin
 from benchmarks import vmbus
 from benchmarks.measure import Result, median_of, qemu
 from tests.vm import initrd
@@ -75,6 +79,12 @@ def _rates(text: str) -> Rates:
     return rates
 
 
+def _builtin() -> dict[tuple[str, str], float]:
+    """Return MB/s of 64 KiB requests of the built-in guest, by path and operation."""
+    found = uvloop.run(demo_builtin(avmm_guests.image()))
+    return {(one.path, one.op): one.mb_s for one in found if (one.size, one.depth) == (65536, 1)}
+
+
 def run(runs: int) -> list[Result]:
     """Take turns."""
     emulator = qemu()
@@ -101,6 +111,14 @@ def run(runs: int) -> list[Result]:
         )
         for op in OPERATIONS for size in REQUESTS for depth in DEPTHS
     ]  # fmt: skip
+    found = [_builtin() for _ in range(runs)]
+    results += [
+        median_of(
+            f"64 KiB {op}s in the built-in guest, 1 at a time: StorVSP, PIO", "MB/s", [one["enlightened", op] for one in found],
+            reference=[one["pio", op] for one in found], ratio=10.0, at_least=True,
+        )
+        for op in OPERATIONS
+    ]  # fmt: skip
     for depth, limit in ((1, 40.0), (8, 15.0)):
         spent = [vmbus.run(depth) for _ in range(runs)]
         results.append(median_of(f"4 KiB over VMBus, ring to interrupt, {depth} at a time", "us", spent, limit=limit))
@@ -108,6 +126,4 @@ def run(runs: int) -> list[Result]:
 
 
 if __name__ == "__main__":
-    import uvloop
-
     print(uvloop.run(boot(*sys.argv[1:4])))

@@ -1,7 +1,8 @@
 """Storage adapters that VM-H offers over VMBus: a SCSI controller with its LUNs, and the accelerator of an IDE disk.
 
 A controller is one channel. Its packets go through :class:`StorVsp`, SCSI requests to the addressed :class:`ScsiDisk`, and
-what has to wait for the medium runs in the background, many at once; each is completed when it is done, in any order.
+what has to wait for the medium runs in the background, many at once; each is completed when it is done, in any order. What
+has not is moved between the medium and the guest's own pages while the request is received, but in virtual time nothing is.
 Completions that become due in one turn of the loop are in the ring together before the guest runs again, so the ring's
 own rule signals once for all of them.
 

@@ -2,8 +2,9 @@
 
 A signal says nothing but "look at the ring", so the inbox holds one ring of the bell and any number rung meanwhile are
 the same one; the ring buffer itself is the bounded queue behind it. In real time the worker is an asyncio task with a
-name. In virtual time it is a timer a fixed latency after the signal, so that the ring is looked at after exactly the
-same guest instruction in every run.
+name; a guest that signals while it is idle has the ring looked at there and then, in its exit (:meth:`Worker.attend`), so
+that a request that needs no waiting is answered before the guest goes on. In virtual time it is a timer a fixed latency
+after the signal, so that the ring is looked at after exactly the same guest instruction in every run.
 
 The invariant: after the bell was rung, the service runs once at least, unless the worker is closed; never while held.
 """
