@@ -163,8 +163,6 @@ def _check_savable(machine: Machine) -> None:
     name = machine.partition.name
     if machine.physical.devices:
         raise SnapshotError(f"{name} has a physical device, {min(machine.physical.devices)}, whose state is not the VMM's to save")
-    if machine.vmbus is not None and machine.vmbus.connected:
-        raise SnapshotError(f"{name} cannot be saved while its guest is connected to VMBus")
 
 
 def _local(name: str) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from avmm.devices.device import Board, Device
 from avmm.hypervisor.hyperv.hypercall import Connections, Status
@@ -49,6 +51,13 @@ class _OpenChannel:
         self.channel = channel
         self.worker = worker
         self.target_vp = target_vp
+
+
+@dataclass(frozen=True)
+class State:
+    """A saved bus that nobody was connected to. What is offered is not state."""
+
+    version: int = 1
 
 
 class VmBus(Device):
@@ -124,6 +133,18 @@ class VmBus(Device):
         """The machine is reset: the guest's connection is gone. What is offered stays."""
         self.connection.reset()
         self._act()
+
+    # -- saved state
+
+    def save(self) -> State:
+        if self.connected:
+            raise ValueError("a guest is connected, and its channels cannot be saved")
+        return State()
+
+    def restore(self, state: Any) -> None:
+        if not isinstance(state, State) or state.version != 1:
+            raise ValueError("not a saved state of VMBus")
+        self.reset()
 
     # -- from the guest
 

@@ -227,3 +227,16 @@ async def test_with_guests_in_threads(disk: avmm.Disk) -> None:
             await clone.resume()
         first, *others = await asyncio.gather(*(session(clone) for clone in clones))
         assert others == [first, first]
+
+
+async def test_an_enlightened_machine_whose_guest_is_not_connected(host: avmm.Host, disk: avmm.Disk) -> None:
+    """Also from when it was connected afterwards; while it is, that is said."""
+    vm = await booted(host, disk, hyperv=True)
+    taken = await vm.snapshot()
+    first = await session(vm)
+    await vm.resume()
+    await vm.set_mode("enlightened")
+    with pytest.raises(avmm.SnapshotError, match="vmbus cannot be saved: a guest is connected, and its channels cannot be saved"):
+        await vm.snapshot()
+    await vm.restore(taken)
+    assert await session(vm) == first

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 import avmm
 from tests.vm.history import Moment, moment
-from tests.vm.linux import DISK_MODULES, Boot, Shell, ext4
+from tests.vm.linux import DISK_MODULES, SHELL, Boot, Shell, ext4
 
 pytestmark = [pytest.mark.linux, pytest.mark.guests, pytest.mark.asyncio]
 
@@ -48,3 +49,28 @@ async def test_linux_goes_on_identically(tmp_path: Path) -> None:
         await again.resume()
         await again.sleep((after.now - later.partition.now + 0.5) / 1e9)
         assert await moment(again) == after
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+async def test_linux_at_any_moment(tmp_path: Path, seed: int) -> None:
+    """From power-on through the boot and disk work: whatever moment it is taken at, a clone ends as the uninterrupted run did."""
+    choice = random.Random(seed)
+    async with avmm.Host() as host:
+        image = avmm.Disk(ext4(tmp_path / "disk.img", 4), "overlay")
+        config = Boot(tmp_path, init=f"dd if=/dev/urandom of=/dev/sda bs=16k count=32; md5sum /dev/sda\n{SHELL}", modules=DISK_MODULES)
+        vm = await host.create_vm(config.config(disks=[image]))
+        await vm.start()
+        taken = []
+        for _ in range(5):
+            await vm.sleep(choice.uniform(0.001, 1.2))
+            taken.append(await vm.snapshot())
+        await vm.sleep(2)
+        last = await moment(vm)
+        await host.remove_vm(vm)
+        for one in taken:
+            clone = await host.clone(one, paused=True)
+            await clone.resume()
+            await clone.sleep((last.now - one.partition.now + 0.5) / 1e9)
+            assert await moment(clone) == last
+            await host.remove_vm(clone)
