@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from contextlib import chdir
 from pathlib import Path
@@ -16,16 +15,7 @@ from avmm.testing.campaign.matrix import Instance
 from avmm.testing.campaign.processes import WorkerProcess
 from benchmarks.measure import Result, median_of
 
-SCENARIO = """
-import pytest
-
-@pytest.mark.asyncio
-@pytest.mark.avmm(memory="16M")
-async def test_dir(screen, keyboard):
-    await screen.wait_for("ok>")
-    await keyboard.type("dir\\n")
-    await screen.wait_for("readme.txt")
-"""
+SCENARIO = Path(__file__).resolve().parent.parent / "examples" / "scenarios" / "test_hello.py"
 
 
 async def _booted(host: avmm.Host) -> avmm.Vm:
@@ -66,7 +56,7 @@ async def instances(count: int) -> list[float]:
     try:
         for number in range(count + 1):
             began = time.perf_counter()
-            answer = await worker.ask({"run": Instance(number, "test_dir.py::test_dir", number, {}).as_dict()})
+            answer = await worker.ask({"run": Instance(number, f"{SCENARIO.name}::test_dir", number, {}).as_dict()})
             assert answer["outcome"] == "passed", answer
             times.append((time.perf_counter() - began) * 1e3)
     finally:
@@ -79,9 +69,7 @@ def run(runs: int) -> list[Result]:
     uvloop.run(boot_type_expect())
     waits = [uvloop.run(idle()) for _ in range(runs)]
     boots = [uvloop.run(boot_type_expect()) for _ in range(runs)]
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        Path("test_dir.py").write_text(SCENARIO)
-        Path("pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    with chdir(SCENARIO.parent):
         campaign = asyncio.run(instances(runs))
     return [
         median_of("ten idle minutes, waiting for a text", "ms", [looked for looked, _ in waits], limit=1000),
