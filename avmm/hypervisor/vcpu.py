@@ -23,7 +23,8 @@ QUANTUM = 20_000  # units between two looks at the host's clock
 BUSY_SLICE = 50_000  # ns: the longest slice in real time while work for the guest is under way in the event loop
 BUSY_ROUNDS = 12  # turns of the event loop for that work between two slices: a request's way through VM-H and back
 SPIN_NS = 250_000  # a halted machine waits for less than this by looking at every turn of the event loop
-IDLE_ROUNDS = 64  # jumps of a halted virtual-time machine before the event loop gets its turn
+IDLE_ROUNDS = 64  # jumps of a halted virtual-time machine before the event loop gets its turn,
+IDLE_NS = 20 * MILLISECOND  # ... and machine time: whoever wants to pause it is not let wait for seconds of that
 
 
 class Stop(Exception):
@@ -297,9 +298,10 @@ class Vcpu:
             if isinstance(clock, VirtualClock) and self.paced:
                 self._keep_pace(clock, due)
             elif isinstance(clock, VirtualClock) and due is not None:
+                period = clock.now() // IDLE_NS
                 clock.advance_to(due)
                 rounds += 1
-                if rounds % IDLE_ROUNDS == 0 or self.halts % IDLE_ROUNDS == 0:
+                if due // IDLE_NS > period or rounds % IDLE_ROUNDS == 0 or self.halts % IDLE_ROUNDS == 0:
                     self._switch(asyncio.sleep(0))
             else:
                 self._sleep(None if due is None else due - clock.now())

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from avmm.clock import Clock, VirtualClock, WallClock
+from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
 from avmm.cpu.engine import Callbacks, Exit
 from avmm.cpu.script import Guest, ScriptCpu, ScriptProcessor
-from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
+from avmm.hypervisor.vcpu import IDLE_NS, ProcessorFailure, Stop, Vcpu
 from tests.hypervisor.rig import STATE
 from tests.turns import turns
 
@@ -128,6 +128,29 @@ async def test_halted_virtual_time_jumps() -> None:
     assert len(times) == 100
     assert all(b - a == 3600 * 1_000_000_000 for a, b in pairwise(times))
     assert rig.vcpu.halts >= 100
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("tick", [MILLISECOND // 100, MILLISECOND, 55 * MILLISECOND])
+async def test_an_idle_machine_lets_the_loop_have_its_turn(tick: int) -> None:
+    """Turns come after some jumps and after some machine time: a request that takes several turns is not seconds late."""
+
+    async def guest(cpu: ScriptCpu) -> None:
+        cpu.sti()
+        await cpu.hlt()
+
+    rig = Rig(guest)
+    timer = rig.clock.timer(lambda: timer.arm(rig.clock.now() + tick))
+    timer.arm(tick)
+    task = asyncio.create_task(rig.vcpu.run())
+    times = []
+    for _ in range(20):
+        await asyncio.sleep(0)
+        times.append(rig.clock.now())
+    rig.stop()
+    await task
+    longest = max(b - a for a, b in pairwise(times))
+    assert longest <= max(tick, min(64 * tick, IDLE_NS + tick))
 
 
 @pytest.mark.asyncio
