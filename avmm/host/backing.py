@@ -208,7 +208,7 @@ class BackingFile:
     def _sample(self) -> str:
         digest = hashlib.sha256(f"{self._present}".encode())
         step = max(SAMPLE, self._present // SAMPLES // PAGE * PAGE)
-        for at in range(0, self._present, step):
+        for at in [*range(0, self._present, step), max(0, self._present - SAMPLE)]:
             digest.update(os.pread(self._fd, SAMPLE, at))
         return digest.hexdigest()
 

@@ -494,3 +494,34 @@ def test_random_requests_against_a_bytearray(tmp_path: Path, steps: list[Step], 
             patch.setattr(backing, "READ_NOW", 4 * SECTOR)
         asyncio.run(main())
     assert not overlaid or path.read_bytes() == bytes(40 * SECTOR)
+
+
+@pytest.mark.asyncio
+async def test_what_an_overlay_holds_is_saved_and_put_back(tmp_path: Path) -> None:
+    """Runs of sectors, also across the bytes of the bitmap; a permanent overlay holds the same when it is opened again."""
+    base = tmp_path / "base.img"
+    base.write_bytes(b"b" * (SECTOR * 40_000))
+    async with asyncio.timeout(20):
+        file = await BackingFile.open(base, "overlay", tmp_path / "changes")
+        assert await file.changes() == ()
+        for first, count in ((0, 1), (5, 20), (31, 2), (39_990, 10), (1000, 4200)):
+            await file.write(first * SECTOR, bytes([first % 251 + 1]) * (count * SECTOR))
+        held = await file.changes()
+        assert sum(len(data) for _, data in held) == SECTOR * (1 + 20 + 2 + 10 + 4200)
+        before = await file.read(0, 40_000 * SECTOR)
+        await file.write(7 * SECTOR, b"x" * SECTOR)
+        await file.write(20_000 * SECTOR, b"y" * SECTOR)
+        await file.replace_changes(held)
+        assert await file.read(0, 40_000 * SECTOR) == before
+        await file.close()
+        file = await BackingFile.open(base, "overlay", tmp_path / "changes")
+        assert await file.read(0, 40_000 * SECTOR) == before
+        await file.close()
+        other = tmp_path / "other.img"
+        other.write_bytes(b"b" * (SECTOR * 40_000 - 1) + b"c")
+        prints = []
+        for path in (base, base, other):
+            file = await BackingFile.open(path, "ro")
+            prints.append(await file.fingerprint())
+            await file.close()
+        assert prints[0] == prints[1] != prints[2]
