@@ -59,7 +59,7 @@ class Front(Device, Generic[L]):
         self.target = physical
         """Whose state the guest sees."""
         self.on_access: Callable[[], None] = nothing
-        """Called after each access that is observed."""
+        """Called after each access that is observed, when the state machine knows of it."""
         self.on_urgent: Callable[[], None] = nothing
         """Called when the guest writes, while held, what may be all that can end the device's being busy."""
         self.on_route: Callable[[], None] = nothing
@@ -233,7 +233,9 @@ class Front(Device, Generic[L]):
         self._notice.arm(self.clock.now())  # not now: the device is in the middle of something
 
     def _noticed(self) -> None:
-        self.on_access()
+        if self.way is Way.OBSERVED:
+            self.look()
+            self.on_access()
 
     # -- the device that the buses see
 

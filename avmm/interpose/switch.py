@@ -140,19 +140,23 @@ class Switch:
         front.on_reset = self._machine_reset
         front.on_urgent = self._urgent
         front.observe()
-        front.on_access = self.driver.on_idle = self._consider
+        front.on_access, self.driver.on_idle = self._consider, self._look
         self._eager = plan.eager if plan.middle else 0
         self._limit.arm(self._began + min(self._eager or plan.patience, plan.patience))
-        front.look()
-        self._consider()
+        self._look()
 
     # -- observing
+
+    def _look(self) -> None:
+        """Something has happened that was no access: the state machine may not know yet."""
+        if self.step is Step.OBSERVING:
+            self.front.look()
+            self._consider()
 
     def _consider(self) -> None:
         if self.step is not Step.OBSERVING:
             return
         front, handover = self.front, self.handover
-        front.look()
         if self._eager and front.mirror.resting:
             return
         may = handover.may_take if self.plan.virtualize else handover.may_give
@@ -249,7 +253,7 @@ class Switch:
         if self.step is Step.OBSERVING and self._eager:
             self._eager = 0
             self._limit.arm(self._began + self.plan.patience)
-            self._consider()
+            self._look()
         elif self.step is Step.OBSERVING:
             self._back(Outcome.ROLLED_BACK, f"no point to switch at within {self.plan.patience / 1e6:g} ms")
         elif self.step is Step.HOLDING:
