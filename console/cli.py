@@ -100,6 +100,7 @@ def group(ctx: click.Context) -> None:
     help="Let a gdb debug the machine at HOST:PORT, PORT (on this host) or unix:PATH: `target remote ADDRESS` in gdb.",
 )  # fmt: skip
 @click.option("--gdb-wait", is_flag=True, help="Do not start before a gdb says continue.")
+@click.option("--gdb-reverse", is_flag=True, help="Keep a history, so that gdb can run the machine backwards; with the virtual clock.")
 @click.option("--prefix", metavar="KEY", default="Ctrl-a", show_default=True, help="The key before the console's own commands.")
 @click.option("--name", metavar="NAME", default="vm", show_default=True, help="What the machine is called.")
 @click.pass_context

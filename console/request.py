@@ -47,6 +47,7 @@ class Request:
     record_input: str | None
     gdb: str | None
     gdb_wait: bool
+    gdb_reverse: bool
     prefix: str
     headless: bool
     steps: tuple[Step, ...]
@@ -151,7 +152,7 @@ class Request:
             name=self.name, memory=self.memory, disks=disks, floppies=floppies, cdrom=cdrom, kernel=kernel, initrd=self.initrd,
             append=self.append, bios=self.bios, boot=boot, clock=self._clock(), on_triple_fault=self.triple_fault,
             hyperv=self.hyperv,
-            gdb=self.gdb or "", gdb_wait=self.gdb_wait,
+            gdb=self.gdb or "", gdb_wait=self.gdb_wait, gdb_reverse=self.gdb_reverse,
         )  # fmt: skip
 
     def _clock(self) -> Literal["real", "virtual"]:

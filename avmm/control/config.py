@@ -107,6 +107,8 @@ class VmConfig:
     """Where a gdb may connect and debug the machine: ``HOST:PORT``, ``PORT`` or ``unix:PATH``; empty for nowhere (docs/debugging.md)."""
     gdb_wait: bool = False
     """Whether the machine stands still before its first instruction until a debugger lets it go on."""
+    gdb_reverse: bool = False
+    """Whether the machine keeps a history, so that gdb can run it backwards; virtual time only."""
     weight: int = 100
     """Share of the processor beside other busy machines, 1 to 10000: twice the weight is twice the time."""
     cap: float | None = None
@@ -142,6 +144,8 @@ class VmConfig:
             raise ConfigError("floppies are served by the built-in BIOS only, there is no controller for other firmware: leave --bios away")
         if self.gdb:
             parse_address(self.gdb)
+        if self.gdb_reverse and self.clock != "virtual":
+            raise ConfigError("only a machine in virtual time runs backwards: gdb_reverse needs the virtual clock")
         if self.gdb_wait and not self.gdb:
             raise ConfigError("nobody could let the machine go on: gdb_wait needs gdb, the address for a debugger")
         if not 1 <= self.weight <= 10_000:

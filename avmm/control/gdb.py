@@ -13,6 +13,8 @@ from pathlib import Path
 
 from avmm.control.config import ConfigError, parse_address
 from avmm.control.qmp import bind_socket
+from avmm.control.reverse import Reverse
+from avmm.control.snapshot import SnapshotError
 from avmm.debug.debugger import DebugError, Debugger, Stop
 from avmm.debug.packets import encode
 from avmm.debug.stub import OWNER, Action, Do, Stub
@@ -30,8 +32,9 @@ Monitor = Callable[[str], Awaitable[str]]
 class GdbServer:
     """Serves ``debugger``'s machine at ``address``. ``await server.start()``, then ``close()``."""
 
-    def __init__(self, debugger: Debugger, address: str, monitor: Monitor, *, patience: float = PATIENCE) -> None:
+    def __init__(self, debugger: Debugger, address: str, monitor: Monitor, reverse: Reverse, *, patience: float = PATIENCE) -> None:
         self.debugger = debugger
+        self.reverse = reverse
         self.monitor = monitor
         self.patience = patience
         self._where = parse_address(address)
@@ -107,7 +110,7 @@ class Session:
 
     def __init__(self, server: GdbServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.debugger = server.debugger
-        self.stub = Stub(server.debugger)
+        self.stub = Stub(server.debugger, reverse=server.reverse.available)
         self._server = server
         self._reader = reader
         self._writer = writer
@@ -162,6 +165,10 @@ class Session:
                     await debugger.resume()
                 case Do.STEP:
                     await debugger.step(action.inside, interrupts=action.interrupts)
+                case Do.BACK_STEP:
+                    await self._server.reverse.step()
+                case Do.BACK_RESUME:
+                    await self._server.reverse.resume()
                 case Do.PAUSE:
                     await debugger.pause()
                 case Do.MONITOR:
@@ -172,6 +179,6 @@ class Session:
                     await debugger.partition.stop("killed by gdb")
                 case Do.DETACH:
                     self._detached = True
-        except DebugError as error:
+        except (DebugError, SnapshotError) as error:
             if action.do is not Do.PAUSE:
                 self.stub.refuse(str(error))

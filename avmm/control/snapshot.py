@@ -152,7 +152,8 @@ def _check_alive(partition: Partition) -> None:
 
 def with_own_overlays(config: VmConfig, name: str) -> VmConfig:
     """Return the configuration of another machine on the same images, with temporary overlays and no gdb."""
-    return replace(config, name=name, gdb="", gdb_wait=False, disks=_apart(config.disks), floppies=_apart(config.floppies))
+    alone = replace(config, name=name, gdb="", gdb_wait=False, gdb_reverse=False)
+    return replace(alone, disks=_apart(config.disks), floppies=_apart(config.floppies))
 
 
 def _apart(disks: tuple[Disk, ...] | list[Disk]) -> tuple[Disk, ...]:

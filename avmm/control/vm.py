@@ -17,6 +17,7 @@ from avmm.control.keyboard import Keyboard, Mouse
 from avmm.control.machine import Machine
 from avmm.control.physical.interposing import Interposing
 from avmm.control.placement import Placement
+from avmm.control.reverse import Reverse
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
 from avmm.control.snapshot import Snapshot, SnapshotError
@@ -118,6 +119,8 @@ class Vm:
         if self.config.gdb:
             await self.gdb_server(self.config.gdb)
         await self.partition.power_on(paused=self.config.gdb_wait)
+        if self.config.gdb_reverse:
+            await self.keep_history()
 
     async def pause(self) -> None:
         """Let machine time stand still; returns when no work is in flight."""
@@ -137,7 +140,7 @@ class Vm:
 
         ``server.address`` is what gdb's ``target remote`` takes. Raises ConfigError, and DebugError as :attr:`debugger`.
         """
-        server = GdbServer(self.debugger, address, self.monitor)
+        server = GdbServer(self.debugger, address, self.monitor, Reverse(self))
         await server.start()
         self.gdb_servers.append(server)
         return server

@@ -139,6 +139,10 @@ class DebugUnit(Protocol):
         first runs unseen, or with ``interrupts`` stops at its first instruction too.
         """
 
+    @property
+    def in_block(self) -> bool:
+        """Whether the processor was stopped inside a block that :attr:`Processor.units` counts already."""
+
     def forget_step(self) -> None:
         """Do not stop because of the last :meth:`step`."""
 

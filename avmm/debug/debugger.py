@@ -9,7 +9,8 @@ access by a debugger reaches RAM only, never a device.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from avmm.cpu.engine import Cause, DebugUnit, Watch
@@ -36,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a machine stands still: step, breakpoint, watchpoint, pause (somebody paused it), or ended.
+    """Why a machine stands still: step, breakpoint, watchpoint, pause (somebody paused it), begin (of its history), or ended.
 
     ``pc`` is the linear address of the next instruction, ``point`` what stopped it.
     """
@@ -58,6 +59,7 @@ class Debugger:
         """Called at each stop, from within the machine's task: not the place to do much."""
         self.last: Stop | None = None
         self._numbers = 0
+        self._quiet = False
         self._watched: list[Point] = []
         """What each of the processor's watches is part of."""
         partition.observers.append(self._changed)
@@ -75,7 +77,7 @@ class Debugger:
         if self._changed in self.partition.observers:
             self.partition.observers.remove(self._changed)
         if self.partition.state not in ENDED:
-            self._load()
+            self.load()
             self.unit.forget_step()
 
     # -- standing still
@@ -85,13 +87,40 @@ class Debugger:
         """Whether the machine stands still, so that it can be looked at. So does one that is off."""
         return self.partition.state is not RunState.RUNNING
 
+    @contextmanager
+    def travelling(self) -> Iterator[Callable[[Stop], None]]:
+        """Let the machine be stopped and go on with nobody being told, and without points unless :meth:`load` is called.
+
+        What the caller gives to the function that this is the context of, is told in the end.
+        """
+        found: list[Stop] = []
+        self.unload()
+        self._quiet = True
+        try:
+            yield found.append
+        finally:
+            self._quiet = False
+            if self.partition.state not in ENDED:
+                self.load()
+            for stop in found:
+                self._tell(stop)
+
+    def unload(self) -> None:
+        """Let the processor forget the points and a step on its way."""
+        self.unit.set_breakpoints([])
+        self.unit.set_watchpoints([])
+        self.unit.forget_step()
+
     def _changed(self, state: RunState) -> None:
+        if self._quiet:
+            return
         if state is RunState.PAUSED:
-            self._tell(self._why())
+            self._tell(self.why())
         elif state in ENDED:
             self._tell(Stop("ended", 0))
 
-    def _why(self) -> Stop:
+    def why(self) -> Stop:
+        """Return why the machine stands still."""
         if not self.partition.debug_stop:
             return Stop("pause", self.pc)
         cause, watch = self.unit.cause()
@@ -111,7 +140,8 @@ class Debugger:
         if self.partition.state in ENDED:
             raise DebugError(f"{self.partition.name} has ended")
 
-    def _check_stopped(self) -> None:
+    def check_stopped(self) -> None:
+        """DebugError unless the machine stands still."""
         self._check_not_ended()
         if self.partition.state is not RunState.PAUSED:
             raise DebugError(f"{self.partition.name} runs: stop it first")
@@ -125,14 +155,14 @@ class Debugger:
 
     async def resume(self) -> None:
         """Let the machine go on until something stops it."""
-        self._check_stopped()
-        self._load()
+        self.check_stopped()
+        self.load()
         await self.partition.resume()
 
     async def step(self, inside: range = range(0), *, interrupts: bool = False) -> None:
         """Let it execute one instruction, or go on inside a range of linear addresses; see ``DebugUnit.step``."""
-        self._check_stopped()
-        self._load()
+        self.check_stopped()
+        self.load()
         self.unit.step(inside, interrupts=interrupts)
         await self.partition.resume()
 
@@ -164,10 +194,10 @@ class Debugger:
         self._numbers += 1
         point = self.points[self._numbers] = Point(self._numbers, owner, kind, address, length)
         try:
-            self._load()
+            self.load()
         except DebugError:
             del self.points[point.number]
-            self._load()
+            self.load()
             raise
         return point
 
@@ -184,7 +214,7 @@ class Debugger:
         like = (owner, kind, address, length)
         self.points = {n: point for n, point in self.points.items() if (point.owner, point.kind, point.address, point.length) != like}
         if self.partition.state not in ENDED:
-            self._load()
+            self.load()
 
     async def remove_all(self, owner: str) -> None:
         """Take away all that ``owner`` set."""
@@ -193,9 +223,10 @@ class Debugger:
 
     async def _apply(self) -> None:
         if self.partition.state not in ENDED:
-            await self.partition.at_boundary(self._load)
+            await self.partition.at_boundary(self.load)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Let the processor know what points there are, of a machine that stands still."""
         self.unit.set_breakpoints([point.address for point in self.points.values() if point.kind == "code"])
         watches, self._watched = [], []
         for point in self.points.values():

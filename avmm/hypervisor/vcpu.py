@@ -198,6 +198,9 @@ class Vcpu:
         self._want_turn()
         while True:
             self._boundary()
+            if self._in_block:
+                self._end_of_slice(self._execute(0, None))
+                continue
             blocker = self.clock.run_due()
             if blocker is not None:
                 self._leave()
@@ -213,19 +216,30 @@ class Vcpu:
             if self.limit is not None and self.processor.units >= self.limit:
                 self.limit = None
                 self.on_limit()
-            if why is Exit.HALT:
-                self.halts += 1
-                self._halted()
-            elif why is Exit.SHUTDOWN:
-                self._on_shutdown()
-            elif why is Exit.ERROR:
-                raise ProcessorFailure(self.processor.failure)
+            self._end_of_slice(why)
+
+    @property
+    def _in_block(self) -> bool:
+        """Whether a state was put into the machine that a debugger had stopped in the middle of a block: timers come at its end."""
+        unit = self.processor.debug
+        return unit is not None and unit.in_block
+
+    def _end_of_slice(self, why: Exit) -> None:
+        if why is Exit.HALT:
+            self.halts += 1
+            self._halted()
+        elif why is Exit.SHUTDOWN:
+            self._on_shutdown()
+        elif why is Exit.ERROR:
+            raise ProcessorFailure(self.processor.failure)
 
     def _execute(self, budget: int, deadline: int | None) -> Exit:
         """Run a slice to its end: where a debugger stops it is no boundary."""
         why = self.processor.run(budget, deadline)
         while why is Exit.DEBUG:
             self._on_debug()
+            if self.limit is not None:  # perhaps nearer than the slice's end
+                self.processor.kick()
             assert self.processor.debug is not None
             why = self.processor.debug.resume()
         return why

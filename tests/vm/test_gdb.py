@@ -68,6 +68,30 @@ async def test_a_real_mode_boot_sector(tmp_path: Path) -> None:
         assert vm.debugger.points == {}
 
 
+@pytest.mark.asyncio
+async def test_a_boot_sector_backwards(tmp_path: Path) -> None:
+    async with machine(tmp_path, gdb_reverse=True) as vm:
+        said = await gdb(
+            vm, f"break *{label('again'):#x}", "continue", "continue", "continue", "print $cx", "stepi 7", "reverse-stepi 7", "print $pc",
+            "reverse-continue", "print $cx", "delete", f"watch *(short *){COUNT:#x}", "reverse-continue", "print $pc",
+            "reverse-continue", "info registers eip", "continue", "detach",
+        )  # fmt: skip
+        for line in (
+            r"\$1 = 1",
+            rf"\$2 = .*{label('again'):#x}",
+            r"Breakpoint 1, ",
+            r"\$3 = 2",
+            r"New value = 0",  # before the instruction that counted first
+            r"\$4 = .*0x7c16",
+            r"No more reverse-execution history",
+            r"eip\s+0xffff0",
+            r"Hardware watchpoint 2: .*\n\nOld value = 0\nNew value = 1",
+        ):
+            found = re.search(line, said)
+            assert found, f"{line} is not in\n{said}"
+            said = said[found.end() :]
+
+
 @pytest.mark.linux
 @pytest.mark.asyncio
 async def test_linux_with_symbols(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from avmm.control.commands.command import Call
 from avmm.control.config import ConfigError
 from avmm.control.qmp import QmpError
+from avmm.control.reverse import Reverse
+from avmm.control.snapshot import SnapshotError
 from avmm.control.vm import Vm
 from avmm.debug.debugger import DebugError, Debugger, Stop
 from avmm.hypervisor.report import decoded, registers
@@ -205,6 +207,34 @@ async def _continue(call: Call, words: list[str]) -> str:
     return ""
 
 
+async def _reverse_step(call: Call, words: list[str]) -> str:
+    _words(words, "reverse-step", 0, 0)
+    return await _back(call, Reverse(call.running).step)
+
+
+async def _reverse_continue(call: Call, words: list[str]) -> str:
+    _words(words, "reverse-continue", 0, 0)
+    return await _back(call, Reverse(call.running).resume)
+
+
+async def _back(call: Call, go: Callable[[], Awaitable[Stop]]) -> str:
+    debugger = _debugger(call.vm)
+    try:
+        stop = await go()
+    except (DebugError, SnapshotError) as error:
+        raise QmpError(str(error)) from None
+    return ("the beginning of the history\n" if stop.cause == "begin" else "") + _told(debugger, stop)
+
+
+async def _history(call: Call, words: list[str]) -> str:
+    _words(words, "history", 0, 0)
+    try:
+        history = await call.running.keep_history()
+    except SnapshotError as error:
+        raise QmpError(str(error)) from None
+    return f"kept since {history.start / 1e9:.6f} s of machine time"
+
+
 async def _gdbserver(call: Call, words: list[str]) -> str:
     _words(words, "gdbserver [HOST:PORT|PORT|unix:PATH]", 0, 1)
     vm = call.running
@@ -225,5 +255,8 @@ HANDLERS: dict[str, tuple[Handler, str]] = {
     "breakpoints": (_breakpoints, "-- what is set"),
     "step": (_step, "[COUNT] -- execute one instruction, or so many"),
     "continue": (_continue, "-- go on until something stops the machine"),
+    "history": (_history, "-- keep one from now on, to run backwards in"),
+    "reverse-step": (_reverse_step, "-- be before the instruction executed last"),
+    "reverse-continue": (_reverse_continue, "-- be where a breakpoint would have stopped the machine last"),
     "gdbserver": (_gdbserver, "[HOST:PORT|PORT|unix:PATH] -- let a gdb connect"),
 }

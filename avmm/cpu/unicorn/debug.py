@@ -62,6 +62,11 @@ class UnicornDebugUnit:
         self._processor.begin()
         self._processor.native_vcpu.step_once(inside.start, inside.stop, interrupts)
 
+    @property
+    def in_block(self) -> bool:
+        """Whether it was stopped inside a block that is counted already."""
+        return self._processor.native_vcpu.in_block
+
     def forget_step(self) -> None:
         """Do not stop because of a step."""
         self._processor.native_vcpu.forget_step()

@@ -74,6 +74,8 @@ class UnicornState:
     units: int
     halted: bool
     counters: tuple[tuple[str, int], ...]
+    block: tuple[int, int, int] | None = None
+    """Where the block begins, goes on and ends in whose middle a debugger stopped it; its units are counted."""
     model: str = f"unicorn {layout.NEEDED}"
     version: int = 1
 
@@ -207,14 +209,14 @@ class UnicornProcessor:
         self.debug.renew()
 
     def save(self, halted: bool = False) -> UnicornState:
-        """Return the state. It is complete at a block boundary, the only place where a run ends: nothing is half-way there."""
+        """Return the state. It is complete where a run ends, at a block boundary: nothing is half-way there but what a debugger stopped."""
         vcpu = self._vcpu
         if vcpu is None:
             raise ProcessorError("this processor is closed")
         if not self._entered:
             self._enter(vcpu)
         counters = tuple((name, count) for name, count in self._counted().items() if name not in _HOST_COUNTERS)
-        return UnicornState(self.inside.save(), vcpu.units, halted or vcpu.halted, counters)
+        return UnicornState(self.inside.save(), vcpu.units, halted or vcpu.halted, counters, vcpu.block())
 
     def restore(self, state: ProcessorState) -> None:
         """Become what was saved: a new engine over the same memory, which enters guest mode and is then given the saved fields."""
@@ -231,6 +233,8 @@ class UnicornProcessor:
         self.inside.restore(state.env)
         self._forget_translations()
         vcpu.units, vcpu.halted = state.units, state.halted
+        if state.block is not None:
+            vcpu.enter_block(*state.block)
         for name, count in state.counters:
             if name in _COUNTERS:
                 self._past[name] = count - getattr(vcpu, name)  # the stub is not the guest's code

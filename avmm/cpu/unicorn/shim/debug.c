@@ -45,10 +45,9 @@ static uint8_t *code_at(Vcpu *v, uint64_t linear) {
 }
 static void begin_block(Vcpu *v, uint64_t address, uint64_t end) {
     Debug *d = &v->debug;
-    d->in_block = true, d->at = address, d->end = end;
+    d->in_block = true, d->start = d->at = address, d->end = end;
     if (v->faststore) {
         uint64_t page = (end - 1) & ~(uint64_t)(PAGE - 1);
-        d->start = address;
         d->code[0] = code_at(v, address);
         d->code[1] = page > address ? code_at(v, page) : NULL;
         faststore_walk(v->faststore, v);
@@ -210,6 +209,12 @@ bool debug_holds_interrupt(Vcpu *v, bool pending) {
 }
 
 /* ---- what the debugger sets, while Unicorn is not running */
+/* The machine becomes one that was saved in the middle of a block. */
+void debug_enter_block(Vcpu *v, uint64_t start, uint64_t at, uint64_t end) {
+    begin_block(v, start, end);
+    v->debug.at = at;
+    refresh(&v->debug);
+}
 void debug_resume(Vcpu *v) {
     Debug *d = &v->debug;
     d->skipping = true;

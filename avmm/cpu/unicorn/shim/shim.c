@@ -291,6 +291,19 @@ static PyObject *vcpu_forget_step(Vcpu *v, PyObject *unused) {
     debug_forget_step(v);
     Py_RETURN_NONE;
 }
+/* block(): the block in whose middle the vCPU was stopped, as (start, where it goes on, end), or None; enter_block: be there */
+static PyObject *vcpu_block(Vcpu *v, PyObject *unused) {
+    (void)unused;
+    Debug *d = &v->debug;
+    if (!d->in_block) Py_RETURN_NONE;
+    return Py_BuildValue("(KKK)", d->start, d->at, d->end);
+}
+static PyObject *vcpu_enter_block(Vcpu *v, PyObject *arguments) {
+    unsigned long long start, at, end;
+    if (!PyArg_ParseTuple(arguments, "KKK", &start, &at, &end)) return NULL;
+    debug_enter_block(v, start, at, end);
+    Py_RETURN_NONE;
+}
 /* breakpoints(sorted list of linear addresses) */
 static PyObject *vcpu_breakpoints(Vcpu *v, PyObject *list) {
     if (v->running) return PyErr_Format(PyExc_RuntimeError, "this vCPU is running");
@@ -381,7 +394,7 @@ static PyMethodDef methods[] = {
     METHOD(window, METH_FASTCALL), METHOD(window_position, METH_O), METHOD(map_ram, METH_VARARGS), METHOD(map_io, METH_VARARGS),
     METHOD(unmap, METH_VARARGS), METHOD(invalidate, METH_FASTCALL), METHOD(translate, METH_O), METHOD(trail, METH_NOARGS),
     METHOD(detach, METH_NOARGS), METHOD(vectors, METH_NOARGS), METHOD(count, METH_NOARGS), METHOD(resume, METH_NOARGS),
-    METHOD(step_once, METH_VARARGS), METHOD(forget_step, METH_NOARGS), METHOD(breakpoints, METH_O), METHOD(watchpoints, METH_O), {NULL, NULL, 0, NULL}};
+    METHOD(block, METH_NOARGS), METHOD(enter_block, METH_VARARGS), METHOD(step_once, METH_VARARGS), METHOD(forget_step, METH_NOARGS), METHOD(breakpoints, METH_O), METHOD(watchpoints, METH_O), {NULL, NULL, 0, NULL}};
 #define COUNTER(name) {#name, T_ULONGLONG, offsetof(Vcpu, name), READONLY, NULL}
 static PyMemberDef members[] = {
     COUNTER(blocks), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
@@ -389,7 +402,7 @@ static PyMemberDef members[] = {
     {"running", T_INT, offsetof(Vcpu, running), READONLY, NULL}, {"tsc_base", T_LONGLONG, offsetof(Vcpu, tsc_base), 0, NULL},
     {"house", T_OBJECT, offsetof(Vcpu, house), 0, NULL},
     {"virtual_time", T_BOOL, offsetof(Vcpu, virtual_time), 0, NULL},
-    {"halted", T_BOOL, offsetof(Vcpu, halted), 0, NULL}, {"stop_reason", T_INT, offsetof(Vcpu, debug.reason), READONLY, NULL}, {"stop_watch", T_INT, offsetof(Vcpu, debug.hit_watch), READONLY, NULL}, {NULL, 0, 0, 0, NULL}};
+    {"halted", T_BOOL, offsetof(Vcpu, halted), 0, NULL}, {"in_block", T_BOOL, offsetof(Vcpu, debug.in_block), READONLY, NULL}, {"stop_reason", T_INT, offsetof(Vcpu, debug.reason), READONLY, NULL}, {"stop_watch", T_INT, offsetof(Vcpu, debug.hit_watch), READONLY, NULL}, {NULL, 0, 0, 0, NULL}};
 static PyObject *get_units(Vcpu *v, void *closure) {
     (void)closure;
     return PyLong_FromLongLong(vcpu_units(v));

@@ -177,6 +177,7 @@ void debug_exception(Vcpu *v);
 void debug_interrupt(Vcpu *v);
 bool debug_holds_interrupt(Vcpu *v, bool pending);
 void debug_resume(Vcpu *v);
+void debug_enter_block(Vcpu *v, uint64_t start, uint64_t at, uint64_t end);
 void debug_step(Vcpu *v, uint64_t begin, uint64_t end, bool show_interrupts);
 void debug_forget_step(Vcpu *v);
 void debug_set_breakpoints(Vcpu *v, uint64_t *sorted, int count);

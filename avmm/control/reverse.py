@@ -1,0 +1,162 @@
+"""Reverse execution: the instruction before this one, and the breakpoint met last, by going back and running forward again.
+
+A machine in virtual time that keeps a history (avmm.control.history) does again what it did. So the instruction before this one is
+found by going back a little and stepping until this one comes; the last stop before this one by running from one snapshot after
+another, the latest first, and counting stops.
+
+The invariant: positions are compared by what tells one moment from another, units of work and program counter, never by host time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from avmm.control.history import History
+from avmm.debug.debugger import DebugError, Debugger, Stop
+from avmm.hypervisor.partition import RunState
+
+if TYPE_CHECKING:
+    from avmm.control.vm import Vm
+
+NEAR, FARTHER = 64, 16  # units to go back at first; by how much more when that was not enough
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A moment between two instructions. ``inside`` a block its units are counted already; so it comes before the block's end."""
+
+    units: int
+    inside: bool
+    pc: int
+
+    def behind(self, other: Position) -> bool:
+        """Whether it comes after ``other``, or is it."""
+        if self == other:
+            return True
+        if self.units != other.units or not (self.inside or other.inside):
+            return self.units > other.units
+        return other.inside and (not self.inside or self.pc > other.pc)
+
+
+class Reverse:
+    """Runs one machine backwards. Raises DebugError without a history."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a history to go back in."""
+        return self._vm.history is not None
+
+    @property
+    def _debugger(self) -> Debugger:
+        return self._vm.debugger
+
+    def _history(self) -> History:
+        history = self._vm.history
+        if history is None:
+            raise DebugError(f"{self._vm.name} has no history to go back in: call keep_history() before, or give it --gdb-reverse")
+        self._debugger.check_stopped()
+        return history
+
+    def _here(self) -> Position:
+        processor = self._vm.partition.processor
+        return Position(processor.units, self._debugger.unit.in_block, self._debugger.pc)
+
+    async def step(self) -> Stop:
+        """Be before the instruction that was executed last."""
+        history = self._history()
+        with self._debugger.travelling() as arrived:
+            arrived(await self._step_back(history))
+        return self._debugger.last or Stop("begin", 0)
+
+    async def resume(self) -> Stop:
+        """Be where a breakpoint stopped it last, or before the instruction that touched what is watched, or at the beginning."""
+        history = self._history()
+        with self._debugger.travelling() as arrived:
+            arrived(await self._resume_back(history))
+        return self._debugger.last or Stop("begin", 0)
+
+    async def _step_back(self, history: History) -> Stop:
+        here, first, back = self._here(), history.moments[0].units, NEAR
+        self._debugger.unload()
+        while True:
+            start = max(first, here.units - back)
+            steps = await self._steps_to(history, start, here)
+            if steps:
+                await history.goto(units=start, keep=True)
+                for _ in range(steps - 1):
+                    await self._one_step()
+                return Stop("step", self._debugger.pc)
+            if start == first:
+                await history.goto(units=first, keep=True)
+                return Stop("begin", self._debugger.pc)
+            back *= FARTHER
+
+    async def _steps_to(self, history: History, start: int, here: Position) -> int:
+        """Return how many instructions there are from the moment ``start`` to ``here``; 0 when it does not come, or is that moment."""
+        await history.goto(units=start, keep=True)
+        count = 0
+        while not (now := self._here()).behind(here):
+            await self._one_step()
+            count += 1
+        return count if now == here else 0
+
+    async def _one_step(self) -> None:
+        self._debugger.unit.step(interrupts=True)
+        await self._run_on()
+
+    async def _run_on(self) -> None:
+        partition = self._vm.partition
+        stopped = asyncio.get_running_loop().create_future()
+
+        def entered(state: RunState) -> None:
+            if state is not RunState.RUNNING and not stopped.done():
+                stopped.set_result(None)
+
+        partition.observers.append(entered)
+        try:
+            await partition.resume()
+            await stopped
+        finally:
+            partition.observers.remove(entered)
+
+    async def _resume_back(self, history: History) -> Stop:
+        here = self._here()
+        for start in [moment.units for moment in reversed(history.moments) if moment.units < here.units]:
+            hits = await self._hits(history, start, here)
+            if hits:
+                return await self._hit(history, start, hits)
+        await history.goto(units=history.moments[0].units, keep=True)
+        return Stop("begin", self._debugger.pc)
+
+    async def _hits(self, history: History, start: int, here: Position) -> int:
+        """Return how often the machine is stopped from the moment ``start`` until it is ``here``, where a watchpoint may stop it too."""
+        await history.goto(units=start, keep=True)
+        self._debugger.load()
+        hits = 0
+        while True:
+            await self._vm.partition.run_to(units=here.units)
+            if not self._vm.partition.debug_stop:
+                break
+            now = self._here()
+            watched = self._debugger.why().cause == "watchpoint"
+            hits += watched if now == here else not now.behind(here)
+            if now.behind(here):
+                break
+        self._debugger.unload()
+        return hits
+
+    async def _hit(self, history: History, start: int, number: int) -> Stop:
+        await history.goto(units=start, keep=True)
+        self._debugger.load()
+        for _ in range(number):
+            await self._run_on()
+        stop = self._debugger.why()
+        if stop.cause == "watchpoint":  # forward it stops behind the access, backward before it
+            before = await self._step_back(history)
+            return Stop("watchpoint", before.pc, stop.point)
+        return stop

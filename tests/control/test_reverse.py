@@ -1,0 +1,129 @@
+"""Running backwards: each instruction again in reverse, breakpoints from the last to the first, and forward again to the same moments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+
+import avmm
+from avmm.control.reverse import Position, Reverse
+from avmm.debug.debugger import DebugError, Stop
+from tests.debug.client import connected
+from tests.debug.machines import COUNT, label, machine
+
+pytestmark = pytest.mark.asyncio
+AGAIN = label("again")
+
+
+def here(vm: avmm.Vm) -> tuple[Position, list[int], int]:
+    """Return everything that tells one moment from another."""
+    processor = vm.partition.processor
+    position = Position(processor.units, vm.debugger.unit.in_block, vm.debugger.pc)
+    return position, [processor.register(name) for name in ("rax", "rcx", "rsp", "rflags")], vm.partition.memory.unpack("<H", COUNT)[0]
+
+
+async def stopped(vm: avmm.Vm, going: Awaitable[object]) -> Stop:
+    stopping = asyncio.ensure_future(vm.debugger.next_stop())
+    await asyncio.sleep(0)
+    await going
+    return await stopping
+
+
+async def test_backwards_step_by_step(tmp_path: Path) -> None:
+    async with machine(tmp_path, gdb_reverse=True) as vm:
+        reverse, debugger = Reverse(vm), vm.debugger
+        await debugger.add("code", AGAIN)
+        for _ in range(2):
+            await stopped(vm, debugger.resume())
+        forward = [here(vm)]
+        for _ in range(30):  # through int 10h and back
+            await stopped(vm, debugger.step(interrupts=True))
+            forward.append(here(vm))
+        for moment in reversed(forward[:-1]):
+            assert (await reverse.step()).cause == "step"
+            assert here(vm) == moment
+        for moment in forward[1:]:
+            await stopped(vm, debugger.step(interrupts=True))
+            assert here(vm) == moment
+
+
+async def test_backwards_from_breakpoint_to_breakpoint(tmp_path: Path) -> None:
+    async with machine(tmp_path, gdb_reverse=True) as vm:
+        reverse, debugger = Reverse(vm), vm.debugger
+        point = await debugger.add("code", AGAIN)
+        moments = []
+        for _ in range(5):
+            await stopped(vm, debugger.resume())
+            moments.append(here(vm))
+        assert len({moment[0] for moment in moments}) == 5
+        for moment in reversed(moments[:-1]):
+            assert await reverse.resume() == Stop("breakpoint", AGAIN, point)
+            assert here(vm) == moment
+        assert await reverse.resume() == Stop("begin", 0xFFFF0)
+        assert (await reverse.step()).cause == "begin"
+        for moment in moments:
+            assert (await stopped(vm, debugger.resume())).cause == "breakpoint"
+            assert here(vm) == moment
+        await debugger.remove(point.number)
+        await debugger.add("write", COUNT, 2)
+        counted = [here(vm)[2]]
+        while (stop := await reverse.resume()).cause == "watchpoint":
+            counted.append(here(vm)[2])
+        assert stop.cause == "begin"
+        assert counted[1:] == list(range(counted[0] - 1, -1, -1))
+
+
+async def test_backwards_by_packets(tmp_path: Path) -> None:
+    async with machine(tmp_path, gdb_reverse=True) as vm, connected(vm) as client:
+        assert "ReverseStep+;ReverseContinue+" in await client.ask("qSupported")
+        await client.ask(f"Z0,{AGAIN:x},1")
+        for _ in range(3):
+            await client.ask("c")
+        before = here(vm)
+        await client.ask("s")
+        assert await client.ask("bs") == "T05thread:1;"
+        assert here(vm) == before
+        assert await client.ask("bc") == "T05thread:1;"
+        assert vm.debugger.pc == AGAIN
+        assert await client.ask("bc") == "T05thread:1;"
+        assert await client.ask("bc") == "T05thread:1;replaylog:begin;"
+
+
+async def test_without_a_history(tmp_path: Path) -> None:
+    async with machine(tmp_path) as vm, connected(vm) as client:
+        assert "Reverse" not in await client.ask("qSupported")
+        assert await client.ask("bs") == ""
+        with pytest.raises(DebugError, match="no history"):
+            await Reverse(vm).step()
+        assert "no history" in await vm.monitor("reverse-step")
+        assert "kept since" in await vm.monitor("history")
+        assert "beginning of the history" in await vm.monitor("reverse-continue")
+    with pytest.raises(avmm.ConfigError, match="virtual clock"):
+        avmm.VmConfig(gdb_reverse=True, clock="real")
+
+
+async def test_a_snapshot_in_the_middle_of_a_block_goes_on_exactly(tmp_path: Path) -> None:
+    """Its clone, and the machine itself put back, do what the machine did."""
+    async with machine(tmp_path) as vm:
+        await vm.debugger.add("code", label("print"))
+        await stopped(vm, vm.debugger.resume())
+        assert vm.debugger.unit.in_block
+        snapshot = await vm.snapshot()
+        clone = await vm.host.clone(snapshot, paused=True)
+        assert here(clone) == here(vm)
+        await vm.debugger.remove_all("console")
+
+        async def onwards(one: avmm.Vm) -> list[object]:
+            found: list[object] = []
+            for units in (1, 50, 20_000):
+                await one.partition.run_to(units=one.partition.processor.units + units)
+                found.append((here(one), one.now, one.partition.processor.counters()["blocks"], one.screen.text()))
+            return found
+
+        did = await onwards(vm)
+        assert await onwards(clone) == did
+        await vm.restore(snapshot)
+        assert await onwards(vm) == did
