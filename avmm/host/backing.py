@@ -15,6 +15,7 @@ reports a failed write-back once and forgets it, so after one failed flush all l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -395,7 +396,13 @@ async def _open_file(path: Path, held: AsyncExitStack, pool: ThreadPoolExecutor,
 
     mode: Literal["rb+", "rb"] = "rb+" if write else "rb"
     try:
-        file = await aiofiles.open(str(path), mode, buffering=0, opener=opener, executor=pool)
+        opening = asyncio.ensure_future(aiofiles.open(str(path), mode, buffering=0, opener=opener, executor=pool))
+        try:
+            file = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # a thread is at it and cannot be called back: what it opens is closed again
+            with contextlib.suppress(OSError, ImageError):
+                await (await opening).close()
+            raise
     except OSError as error:
         raise ImageError(_explain(path, error, write)) from error
     held.push_async_callback(file.close)
