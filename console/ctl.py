@@ -41,7 +41,7 @@ def talk(vm: str, socket: str | None, work: Work) -> Any:
     """Connect, do ``work``, and return its result; a refusal ends the command with status 1."""
 
     async def session() -> Any:
-        async with QmpClient(socket_path(vm, socket)) as qmp:
+        async with QmpClient(socket_path(vm, socket), vm="" if socket is None else vm) as qmp:
             return await work(qmp)
 
     try:
@@ -62,7 +62,7 @@ class VmFirst(click.Group):
 
 
 @click.group("ctl", cls=VmFirst, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--socket", metavar="F", help="The machine's QMP socket; by default found by its name in $XDG_RUNTIME_DIR/avmm.")
+@click.option("--socket", metavar="F", help="Its QMP socket, or that of all machines; by default NAME.qmp in $XDG_RUNTIME_DIR/avmm.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.pass_context
 def ctl(ctx: click.Context, socket: str | None, as_json: bool) -> None:

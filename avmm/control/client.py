@@ -21,8 +21,10 @@ _LINE_LIMIT = 16 << 20
 class QmpClient:
     """A connection to a machine's socket. ``async with QmpClient(path) as qmp: await qmp.execute("query-status")``."""
 
-    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
+    def __init__(self, path: Path, patience: float = PATIENCE, vm: str = "") -> None:
         self.path = path
+        self.vm = vm
+        """The machine that commands are for, on a socket that controls several; empty on a machine's own."""
         self.patience = patience
         self.events: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._reader: asyncio.StreamReader | None = None
@@ -51,6 +53,8 @@ class QmpClient:
         """Return a command's result; underscores in the arguments' names stand for dashes. QmpError when it is refused."""
         assert self._writer is not None
         message: dict[str, Any] = {"execute": command}
+        if self.vm and command != "qmp_capabilities":
+            arguments.setdefault("vm", self.vm)
         if arguments:
             message["arguments"] = {name.replace("_", "-"): value for name, value in arguments.items()}
         self._writer.write(json.dumps(message).encode() + b"\n")

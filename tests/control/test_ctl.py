@@ -86,6 +86,14 @@ def test_status_both_ways_round(up: Up) -> None:
     assert json.loads(up.ctl("--json", "status", "one")) == {"status": "running", "running": True}
 
 
+def test_a_socket_that_is_named(up: Up) -> None:
+    """The machine's own, or the one of all machines; another machine's is a mistake."""
+    assert up.ctl("--socket", str(up.folder / "one.qmp"), "status", "one") == "running\n"
+    assert up.ctl("--socket", str(up.folder / "@machine.qmp"), "status", "two") == "running\n"
+    assert "socket of one, not of two" in up.ctl("--socket", str(up.folder / "one.qmp"), "status", "two", status=1)
+    assert "no machine called 'three'" in up.ctl("--socket", str(up.folder / "@machine.qmp"), "status", "three", status=1)
+
+
 def test_life(up: Up) -> None:
     up.ctl("stop", "two")
     assert up.ctl("status", "two") == "paused\n"

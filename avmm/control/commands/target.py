@@ -62,7 +62,7 @@ class Target:
             raise QmpError(f"The command {name} has not been found", "CommandNotFound")
         given = dict(arguments)
         chosen = self.vm
-        if self.vm is None and (command.machine or "vm" in given):
+        if "vm" in given or (self.vm is None and command.machine):
             chosen = self._find(given.pop("vm", None))
         call = Call(self, command.check(given), chosen)
         if chosen is not None and chosen.name not in self.host.vms:
@@ -75,6 +75,8 @@ class Target:
         vm = self.host.vms.get(name) if isinstance(name, str) else None
         if vm is None:
             raise QmpError(f"There is no machine called {name!r}", "DeviceNotFound")
+        if self.vm not in (None, vm):
+            raise QmpError(f"This is the socket of {self.vm.name}, not of {vm.name}")
         return vm
 
 
