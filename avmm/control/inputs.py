@@ -52,6 +52,8 @@ class Inputs:
         self.handlers: dict[str, Callable[..., object]] = {}
         self.journals: list[Callable[[Input], None]] = []
         self.on_diverged: Callable[[Diverged], None] = partition.fail
+        self.recorder: object | None = None
+        """Who writes a record from power-on to the end, in which time cannot go back."""
         self.on_interference: Callable[[], None] | None = None
         """Called before the first other input ends a record that is given again; None: it is given to its end, others are ignored."""
         self.ignored = 0

@@ -98,6 +98,8 @@ class Recorder:
     async def begin(cls, vm: Vm, path: str | Path) -> Recorder:
         """Begin to record a machine that was not started yet. Raises RecordError; no file is made then."""
         partition, path = vm.partition, Path(path)
+        if vm.inputs.recorder is not None:
+            raise RecordError(f"{vm.name} is recorded already")
         if partition.state is not RunState.CREATED:
             raise RecordError(f"a record begins at power-on, and {vm.name} is {partition.state.value} already")
         if not isinstance(partition.clock, VirtualClock):
@@ -114,6 +116,7 @@ class Recorder:
         recorder = cls(vm, path, fd)
         recorder._write(HEAD.pack(MAGIC, VERSION, 0) + frame)
         vm.inputs.record(recorder._note)
+        vm.inputs.recorder = recorder
         recorder._timer.arm(partition.clock.now() + CHECK_EVERY)
         return recorder
 
@@ -121,6 +124,7 @@ class Recorder:
         """Write what the machine is now, and end the record. The machine must not be shut down yet."""
         self._timer.cancel()
         self._vm.inputs.stop(self._note)
+        self._vm.inputs.recorder = None
         try:
             async with self._vm.partition.still():
                 self._write(_frame(_end(self._vm)))

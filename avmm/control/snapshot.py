@@ -106,6 +106,8 @@ async def put(vm: Vm, snapshot: Snapshot, *, sharing: bool = False) -> None:
     """
     machine = vm.machine
     partition = machine.partition
+    if vm.inputs.recorder is not None:
+        raise SnapshotError(f"what reaches {vm.name} is recorded, and a record goes forward only: end it first")
     if partition.memory.size != snapshot.ram.size:
         sizes = f"{snapshot.ram.size >> 20}M", f"{partition.memory.size >> 20}M"
         raise SnapshotError(f"the snapshot is of a machine with {sizes[0]} of memory, and {vm.name} has {sizes[1]}")

@@ -206,7 +206,11 @@ async def test_what_cannot_be_recorded_or_replayed_says_so(host: avmm.Host, tmp_
     with pytest.raises(RecordError, match="cannot write the record .*: No such file or directory"):
         await Recorder.begin(vm, tmp_path / "no" / "r")
     recorder = await Recorder.begin(vm, tmp_path / "r")
+    with pytest.raises(RecordError, match="vm is recorded already"):
+        await Recorder.begin(vm, tmp_path / "s")
     await vm.start()
+    with pytest.raises(avmm.SnapshotError, match="what reaches vm is recorded, and a record goes forward only"):
+        await vm.restore(await vm.snapshot())
     await recorder.close()
     with pytest.raises(RecordError, match="a record begins at power-on, and vm is running already"):
         await Recorder.begin(vm, tmp_path / "s")
