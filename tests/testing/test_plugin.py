@@ -139,9 +139,9 @@ def test_a_failure_shows_the_machine_as_it_was_then(scenario: pytest.Pytester) -
     assert 1 < float(after[1]) < 2, "the machine went on after the failure"
 
     assert {path.name for path in (scenario.path / "kept").iterdir()} == {
-        f"test_wrong.py-test_never-vm.{ending}" for ending in ("png", "cast", "trace.jsonl", "serial.txt")
+        f"test_wrong.py-test_never-command-echo-it-was-seed-7-vm.{ending}" for ending in ("png", "cast", "trace.jsonl", "serial.txt")
     }
-    picture, cast, trace, serial = ((scenario.path / "kept" / f"test_wrong.py-test_never-vm.{ending}").read_bytes()
+    picture, cast, trace, serial = ((scenario.path / "kept" / f"test_wrong.py-test_never-command-echo-it-was-seed-7-vm.{ending}").read_bytes()
                                     for ending in ("png", "cast", "trace.jsonl", "serial.txt"))  # fmt: skip
     assert picture.startswith(b"\x89PNG")
     assert b"it was" in serial
