@@ -94,6 +94,8 @@ class Console:
         self._rang = 0.0
         self._mouse = MouseTracker()
         self._mouse_wanted: bool | None = None
+        self._away = False
+        """Whether the shell has the terminal."""
         self._bug: BaseException | None = None
         self.around = Surroundings(self)
         self.app: Application[None] = Application(
@@ -294,13 +296,15 @@ class Console:
         """Give the terminal back to the shell until it says fg."""
 
         async def stop() -> None:
+            self._away = True
             await run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+            self._away = False
 
         self.background(stop())
 
     def _continued(self) -> None:
         """The process was stopped and goes on."""
-        if not self.app._running_in_terminal:
+        if not self._away:
             self.stage.redraw(self.app)
 
     async def run(self) -> None:

@@ -27,7 +27,7 @@ FRAMES = 30
 """Looks a second."""
 LOAD = 20
 """A look and what it causes are followed by a pause of so many times the processor time they took."""
-HURRY, HURRIED_LOAD = 0.002, 4
+HURRY, HURRIED_LOAD = 0.001, 4
 HURRIED = 0.1
 """For so many seconds after input looks are :data:`HURRY` seconds apart, and may take a larger part of a core."""
 FACTS = 1.0
