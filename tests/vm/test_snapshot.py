@@ -223,9 +223,12 @@ async def test_with_guests_in_threads(disk: avmm.Disk) -> None:
     async with avmm.Host(threads=2) as host:
         taken = await (await booted(host, disk)).snapshot()
         clones = [await host.clone(taken, paused=True) for _ in range(3)]
-        for clone in clones:
+
+        async def go(clone: avmm.Vm) -> Moment:
             await clone.resume()
-        first, *others = await asyncio.gather(*(session(clone) for clone in clones))
+            return await session(clone)
+
+        first, *others = await asyncio.gather(*(go(clone) for clone in clones))
         assert others == [first, first]
 
 
