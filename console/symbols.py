@@ -21,7 +21,7 @@ def symbols(listing: str, output: str) -> None:
         lines = Path(listing).read_text(errors="replace").splitlines()
         Path(output).write_bytes(elf(lines))
     except OSError as error:
-        raise click.UsageError(f"{error.filename}: {error.strerror}") from None
+        raise click.UsageError(f"cannot use {error.filename}: {error.strerror}") from None
     except SymbolsError as error:
-        raise click.UsageError(f"{listing}: {error}") from None
+        raise click.UsageError(f"in {listing} {error}") from None
     click.echo(f"{output}: {sum(1 for line in lines if line.strip())} symbols")
