@@ -285,3 +285,17 @@ def test_self_modifying_code_through_aliases(seed: int) -> None:
     assert PML4
     assert rig.run(1 << 24) is Exit.STOPPED, rig.traps
     assert list(struct.unpack_from(f"<{len(expected)}I", rig.ram, 0x160000)) == expected
+
+
+def test_code_in_two_pieces_of_ram_is_told_apart() -> None:
+    """Unicorn gives two pieces of RAM the same addresses inside unless told otherwise, and then runs the code of one page for the other's."""
+    rig = Rig(
+        "mov ebx, 0x60000\ncall ebx\nout 0x80, al\nmov dword [PT + 4 * 0x60], 0x140003\ninvlpg [ebx]\ncall ebx\nout 0x80, al\nSTOP", "paging"
+    )
+    rig.page(0x60000, 0x40003)
+    for address, value in ((0x40000, 1), (0x140000, 2)):
+        rig.ram[address : address + 3] = bytes((0xB0, value, 0xC3))  # mov al, value; ret
+    rig.cpu.unmap_ram(0xF0000, 0x10000)
+    rig.cpu.reset(rig.state)
+    assert rig.run() is Exit.STOPPED
+    assert rig.log == [(0x80, 1, 1), (0x80, 1, 2)]

@@ -180,6 +180,10 @@ class UnicornProcessor:
         engine.ctl_set_cpu_model(CPU_MODEL_EPYC)
         engine.ctl_set_tcg_buffer_size(self._code_cache)
         engine.ctl_exits_enabled(True)
+        # Until memory has been unmapped once, Unicorn puts each new piece of RAM behind the smallest one in its own address space, where
+        # two pieces then lie over each other, and code translated from one runs for the other.
+        engine.mem_map(RESERVED, RESERVED_SIZE)
+        engine.mem_unmap(RESERVED, RESERVED_SIZE)
         self._reserved = mmap.mmap(-1, RESERVED_SIZE)
         engine.mem_map_ptr(RESERVED, RESERVED_SIZE, unicorn.UC_PROT_ALL, _address(memoryview(self._reserved))[1])
         self._engine = engine
