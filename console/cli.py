@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _complain(sentence: str, ctx: click.Context | None = None) -> None:
-    """Print one sentence, and for bad usage where to read more."""
+    """Print one sentence, and for bad usage where to read more. Those of click begin with a capital; ours never with a name."""
     sentence = sentence.strip()
     hint = f" ({ctx.command_path} --help explains)" if ctx is not None else ""
     click.echo(f"avmm: {sentence[:1].lower() + sentence[1:] if ctx is not None else sentence}".rstrip(".") + hint, err=True)

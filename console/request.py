@@ -163,7 +163,7 @@ class Request:
 
 def _only_one(image: str, other: str | None, what: str, option: str) -> str:
     if other is not None:
-        raise click.UsageError(f"{image} is {what}, and so is {option} {other}: give one of them")
+        raise click.UsageError(f"choose one of {image} and {option} {other}: each is {what}")
     return image
 
 

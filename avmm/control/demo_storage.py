@@ -5,7 +5,8 @@ so the meter sits there: it notes when each request is finished. With N requests
 later was sent when this one was: the time between the two is what one request takes, the guest's part included. Exits, signals
 and interrupts are the machine's own counts; an I/O request packet is an access sent outside, or a request to the storage stack.
 Bytes copied are all that this side moves for a request: between page cache and buffers or guest memory, buffer and buffer, through
-a data port, in and out of descriptors and rings. Where the data go straight between page cache and guest memory it is their size once.
+a data port, in and out of descriptors and rings. Where the data go straight between page cache and guest memory it is their size once;
+a request for which the page cache is not ready, as on a host with little memory or much to write, goes by a buffer: twice.
 
 The invariant: the paths differ in nothing but the driver the guest uses.
 """

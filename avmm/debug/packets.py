@@ -95,8 +95,3 @@ def encode(data: bytes) -> bytes:
     """Return the packet that carries ``data``."""
     escaped = escape(data)
     return b"$%s#%02x" % (escaped, sum(escaped) & 0xFF)
-
-
-def notification(data: bytes) -> bytes:
-    """Return a packet that is not acknowledged."""
-    return b"%" + encode(data)[1:]

@@ -48,10 +48,6 @@ class Action:
     text: str = ""
 
 
-class Refused(Exception):
-    """A packet that is answered with an error."""
-
-
 class Stub:
     """One connection to a gdb. ``reverse``: whether the machine can go back."""
 
@@ -155,8 +151,6 @@ class Stub:
             return None
         try:
             answer = self._answer(data)
-        except Refused as refusal:
-            answer = str(refusal)
         except DebugError as error:
             answer = f"E.{error}"
         except (ValueError, IndexError, KeyError, OverflowError):
@@ -210,8 +204,7 @@ class Stub:
         return Action(Do.MONITOR, text=bytes.fromhex(text).decode(errors="replace"))
 
     def _thread_info(self, text: str) -> str:
-        halted = self.debugger.partition.state.value
-        return f"CPU 0 [{halted}]".encode().hex()
+        return f"CPU 0 [{self.debugger.partition.state.value}]".encode().hex()
 
     def _set_physical(self, text: str) -> str:
         self.physical = bool(int(text))
@@ -285,7 +278,7 @@ class Stub:
         if point is None:
             return ""
         if point[2] > 4096:
-            raise Refused("E.at most 4096 bytes can be watched at a place")
+            raise DebugError("at most 4096 bytes can be watched at a place")
         self.debugger.add_now(*point)
         return "OK"
 

@@ -126,11 +126,6 @@ class InstallReport:
     moved: bool = False
     error: str = ""
 
-    @property
-    def still_ns(self) -> int:
-        """Host time for which the guest stood still: that of the state and of the switch."""
-        return sum(step.ns for step in self.steps if step.name in ("transfer", "switch"))
-
     def __str__(self) -> str:
         outcome = self.error or ("moved" if self.moved else "there already")
         steps = ", ".join(f"{step.name} {step.ns / 1000:.0f} us" for step in self.steps)

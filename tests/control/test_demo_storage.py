@@ -42,7 +42,7 @@ def check_paths(found: list[dict[str, Any]]) -> None:
         elif one["depth"] == 1:
             assert one["signals"] == pytest.approx(1, abs=0.1)
             assert 0.9 < one["exits"] < 8, "and the timer's"
-            assert size < one["copied"] < size + 1200, "once, and two packets"
+            assert size < one["copied"] < 2 * size + 1200, "two packets, and the data: once, twice where the page cache was not ready for them"
         if one["path"] == "pio" and one["size"] == 65536:
             assert one["interrupts"] > 7, "one for each 16 sectors"
 

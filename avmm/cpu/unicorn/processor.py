@@ -118,11 +118,8 @@ class UnicornProcessor:
 
     def run(self, budget: int, deadline: int | None = None) -> Exit:
         """Run guest code; see ``Processor.run``."""
-        vcpu = self._vcpu
-        if vcpu is None:
-            raise ProcessorError("this processor is closed")
         self.begin()
-        return self.ended(vcpu.run(budget, deadline))
+        return self.ended(self.native_vcpu.run(budget, deadline))
 
     def begin(self) -> None:
         """Let the registers hold the guest's first state, which they do not after a reset before the first run."""
@@ -214,11 +211,8 @@ class UnicornProcessor:
 
     def save(self, halted: bool = False) -> UnicornState:
         """Return the state. It is complete where a run ends, at a block boundary: nothing is half-way there but what a debugger stopped."""
-        vcpu = self._vcpu
-        if vcpu is None:
-            raise ProcessorError("this processor is closed")
-        if not self._entered:
-            self._enter(vcpu)
+        self.begin()
+        vcpu = self.native_vcpu
         counters = tuple((name, count) for name, count in self._counted().items() if name not in _HOST_COUNTERS)
         return UnicornState(self.inside.save(), vcpu.units, halted or vcpu.halted, counters, vcpu.block())
 
@@ -231,9 +225,8 @@ class UnicornProcessor:
         for port in list(self._windows):
             self.window(port, None)
         self.reset(CpuState())
-        vcpu = self._vcpu
-        assert vcpu is not None
-        self._enter(vcpu)
+        self.begin()
+        vcpu = self.native_vcpu
         self.inside.restore(state.env)
         self._forget_translations()
         vcpu.units, vcpu.halted = state.units, state.halted
