@@ -52,7 +52,7 @@ async def run_console(request: Request) -> int:
 
 
 def _ended(vm: avmm.Vm) -> bool:
-    return vm.state in (avmm.RunState.OFF, avmm.RunState.FAILED) or bool(vm.boot_failure)
+    return vm.state.ended or bool(vm.boot_failure)
 
 
 def _outcome(vm: avmm.Vm, request: Request) -> Status:

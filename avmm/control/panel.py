@@ -13,7 +13,6 @@ from typing import Self
 
 from avmm.boot.errors import BootError
 from avmm.control.commands import COMMANDS, Target
-from avmm.control.commands.command import ENDED
 from avmm.control.config import ConfigError, VmConfig
 from avmm.control.description import Description
 from avmm.control.host import Host
@@ -104,7 +103,7 @@ class Panel:
     # -- the end
 
     def _changed(self, state: RunState) -> None:
-        if state in ENDED and all(vm.state in ENDED for vm in self.host.vms.values()):
+        if state.ended and all(vm.state.ended for vm in self.host.vms.values()):
             self._quit.set()
 
     async def ended(self) -> None:
@@ -115,7 +114,7 @@ class Panel:
         """Carry out ``quit``: for one machine, or for all."""
         vms = list(self.host.vms.values()) if vm is None else [vm]
         for one in vms:
-            if one.state not in ENDED:
+            if not one.state.ended:
                 await one.partition.stop("quit")
         if vm is None:
             self._quit.set()

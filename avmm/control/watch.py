@@ -17,7 +17,6 @@ from avmm.hypervisor.partition import Partition, RunState
 INTERVAL = 5 * MILLISECOND
 IDLE_INTERVAL = 200 * MILLISECOND
 """Machine time between two looks while it runs, and at most while it executes nothing."""
-ENDED = (RunState.OFF, RunState.FAILED)
 T = TypeVar("T")
 
 
@@ -95,7 +94,7 @@ class _Watch:
 
     def entered(self, state: RunState) -> None:
         """The machine's state has changed."""
-        if state in ENDED and not self.future.done() and not self.found():
+        if state.ended and not self.future.done() and not self.found():
             self.future.set_result(False)
 
     def _arm(self) -> None:
@@ -151,7 +150,7 @@ async def in_turn(partition: Partition, waits: list[Callable[[float], Awaitable[
 async def ended(partition: Partition, timeout: float) -> None:
     """Wait until the machine is off or has failed; ``timeout`` in seconds of machine time, then WaitTimeout."""
     await _Watch(partition, partition.clock.now() + int(timeout * SECOND), None).result()
-    if partition.state not in ENDED:
+    if not partition.state.ended:
         raise WaitTimeout(f"{timeout:g} s of machine time passed before the machine went off")
 
 

@@ -17,8 +17,6 @@ from avmm.cpu.engine import Cause, DebugUnit, Watch
 from avmm.debug import paging
 from avmm.hypervisor.partition import Partition, RunState
 
-ENDED = (RunState.OFF, RunState.FAILED)
-
 
 class DebugError(Exception):
     """What a debugger asked for cannot be done; one sentence says why."""
@@ -76,7 +74,7 @@ class Debugger:
         self.points.clear()
         if self._changed in self.partition.observers:
             self.partition.observers.remove(self._changed)
-        if self.partition.state not in ENDED:
+        if not self.partition.state.ended:
             self.load()
             self.unit.forget_step()
 
@@ -100,7 +98,7 @@ class Debugger:
             yield found.append
         finally:
             self._quiet = False
-            if self.partition.state not in ENDED:
+            if not self.partition.state.ended:
                 self.load()
             for stop in found:
                 self._tell(stop)
@@ -116,7 +114,7 @@ class Debugger:
             return
         if state is RunState.PAUSED:
             self._tell(self.why())
-        elif state in ENDED:
+        elif state.ended:
             self._tell(Stop("ended", 0))
 
     def why(self) -> Stop:
@@ -137,7 +135,7 @@ class Debugger:
             listener(stop)
 
     def _check_not_ended(self) -> None:
-        if self.partition.state in ENDED:
+        if self.partition.state.ended:
             raise DebugError(f"{self.partition.name} has ended")
 
     def check_stopped(self) -> None:
@@ -168,7 +166,7 @@ class Debugger:
 
     async def next_stop(self) -> Stop:
         """Wait until the machine is stopped, or has ended."""
-        if self.partition.state in ENDED:
+        if self.partition.state.ended:
             return Stop("ended", 0)
         found: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
 
@@ -213,7 +211,7 @@ class Debugger:
         """Take away what is like that, of a machine that stands still."""
         like = (owner, kind, address, length)
         self.points = {n: point for n, point in self.points.items() if (point.owner, point.kind, point.address, point.length) != like}
-        if self.partition.state not in ENDED:
+        if not self.partition.state.ended:
             self.load()
 
     async def remove_all(self, owner: str) -> None:
@@ -222,7 +220,7 @@ class Debugger:
         await self._apply()
 
     async def _apply(self) -> None:
-        if self.partition.state not in ENDED:
+        if not self.partition.state.ended:
             await self.partition.at_boundary(self.load)
 
     def load(self) -> None:

@@ -46,6 +46,11 @@ class RunState(enum.Enum):
     OFF = "off"
     FAILED = "failed"
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is off or has failed: only a saved state brings it back."""
+        return self in (RunState.OFF, RunState.FAILED)
+
 
 class Service(Protocol):
     """The service OS as the hypervisor sees it: someone who takes I/O request packets."""
@@ -309,7 +314,7 @@ class Partition:
             self._work.cancel()
             if isinstance(self.clock, WallClock):
                 self.clock.pause()
-            if self.state not in (RunState.FAILED, RunState.OFF):
+            if not self.state.ended:
                 self._enter(RunState.OFF)
             self._run_errands()
             for future in (self._paused, self._resumed):

@@ -118,7 +118,7 @@ class VmBus(Device):
     def machine_state(self, state: RunState) -> None:
         """The machine's state changed: channels stand still while it is paused, and are closed when it ends."""
         self._held = state is RunState.PAUSED
-        if state in (RunState.OFF, RunState.FAILED):
+        if state.ended:
             self.reset()
         for one in self._open.values():
             one.worker.hold(self._held)

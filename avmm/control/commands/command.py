@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from avmm.control.qmp import QmpError
-from avmm.hypervisor.partition import RunState
 
 if TYPE_CHECKING:
     from avmm.control.commands.target import Target
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 REQUIRED = object()
 _NAMES: dict[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
-ENDED = (RunState.OFF, RunState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Call:
     def running(self) -> Vm:
         """The machine, which must not have ended. QmpError otherwise."""
         vm = self.vm
-        if vm.state in ENDED:
+        if vm.state.ended:
             raise QmpError(f"'{vm.name}' has ended ({vm.partition.off_reason or 'it failed'})")
         return vm
 

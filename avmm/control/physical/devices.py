@@ -74,7 +74,7 @@ class PhysicalDevices:
         ended: asyncio.Future[SwitchReport] = asyncio.get_running_loop().create_future()
 
         def watch(state: RunState) -> None:
-            if state in (RunState.OFF, RunState.FAILED) and not ended.done():
+            if state.ended and not ended.done():
                 ended.set_exception(VirtualizeError(f"the machine went off before {device} was switched"))
 
         self.partition.observers.append(watch)
@@ -90,7 +90,7 @@ class PhysicalDevices:
 
     def _begin(self, device: PhysicalDevice, plan: Plan, ended: asyncio.Future[SwitchReport]) -> Switch:
         name, front = device.name, device.front
-        if self.partition.state in (RunState.OFF, RunState.FAILED):
+        if self.partition.state.ended:
             raise VirtualizeError("the machine is off")
         if device.switch is not None and device.switch.step is not Step.ENDED:
             raise VirtualizeError(f"{name} is being switched already")

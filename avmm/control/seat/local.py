@@ -189,7 +189,7 @@ class LocalSeat:
 
     @property
     def _ended(self) -> bool:
-        return self.vm.state in (RunState.OFF, RunState.FAILED)
+        return self.vm.state.ended
 
     async def send(self, data: bytes) -> None:
         """Write to the serial line."""
