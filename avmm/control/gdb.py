@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from avmm.control.config import ConfigError, parse_address
-from avmm.control.qmp import bind_socket
+from avmm.control.listener import Listener
 from avmm.control.reverse import Reverse
 from avmm.control.snapshot import SnapshotError
 from avmm.debug.debugger import DebugError, Debugger, Stop
@@ -21,6 +21,7 @@ from avmm.debug.stub import OWNER, Action, Do, Stub
 from avmm.hypervisor.partition import RunState
 
 CHUNK = 1 << 16
+CLIENTS = 16  # of which one is served, and the others are told so
 OUTPUT_LIMIT = 1 << 20
 PATIENCE = 30.0  # seconds of the host's time for which a client that does not read is waited for
 BUSY = "another gdb is debugging this machine"
@@ -38,9 +39,7 @@ class GdbServer:
         self.monitor = monitor
         self.patience = patience
         self._where = parse_address(address)
-        self._server: asyncio.Server | None = None
-        self._path: Path | None = None
-        self._clients: set[asyncio.Task[None]] = set()
+        self._listener = Listener(f"gdb:{debugger.partition.name}", self._serve, CLIENTS)
         self._session: Session | None = None
 
     @property
@@ -60,49 +59,29 @@ class GdbServer:
         """Listen. ConfigError when that cannot be."""
         try:
             if isinstance(self._where, Path):
-                self._server = await asyncio.start_unix_server(self._connected, sock=bind_socket(self._where), limit=CHUNK)
-                self._path = self._where
+                await self._listener.unix(self._where, CHUNK)
             else:
                 host, port = self._where
-                self._server = await asyncio.start_server(self._connected, host, port, limit=CHUNK)
-                self._where = host, self._server.sockets[0].getsockname()[1]
+                self._where = host, await self._listener.tcp(host, port, CHUNK)
         except OSError as error:
             raise ConfigError(f"cannot listen for gdb at {self.address}: {error.strerror or error}") from None
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name=f"gdb:{self.debugger.partition.name}")
-        self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._session is not None:
+            with suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(self.patience):
+                    await reader.read(CHUNK)  # its first packet
+                writer.write(b"+" + encode(f"E.{BUSY}".encode()))
+            return
+        self._session = session = Session(self, reader, writer)
         try:
-            if self._session is not None:
-                with suppress(ConnectionError, TimeoutError):
-                    async with asyncio.timeout(self.patience):
-                        await reader.read(CHUNK)  # its first packet
-                    writer.write(b"+" + encode(f"E.{BUSY}".encode()))
-                return
-            self._session = session = Session(self, reader, writer)
-            try:
-                await session.run()
-            finally:
-                self._session = None
+            await session.run()
         finally:
-            writer.close()
+            self._session = None
 
     async def close(self) -> None:
         """Let the gdb go, and stop listening."""
-        if self._server is None:
-            return
-        self._server.close()
-        tasks = list(self._clients)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        await self._listener.close()
 
 
 class Session:

@@ -18,6 +18,7 @@ from avmm.control.commands.block import drives
 from avmm.control.commands.machine import STATUS
 from avmm.control.config import ConfigError
 from avmm.control.host import Host
+from avmm.control.listener import Listener
 from avmm.control.vm import Vm
 from avmm.host.service import DeviceStats
 
@@ -95,35 +96,18 @@ class MetricsServer:
         self.registry.register(MachineCollector(host))
         self.port = port
         """The port; after :meth:`start` the one that was chosen, if it was 0."""
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener("metrics", self._serve, _CLIENTS)
 
     async def start(self) -> None:
         """Listen. ConfigError when the port cannot be had."""
         try:
-            self._server = await asyncio.start_server(self._connected, ADDRESS, self.port, limit=_REQUEST_LIMIT)
+            self.port = await self._listener.tcp(ADDRESS, self.port, _REQUEST_LIMIT)
         except OSError as error:
             raise ConfigError(f"cannot serve metrics on {ADDRESS}, port {self.port}: {error.strerror or error}") from None
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Let all clients go and stop listening."""
-        if self._server is None:
-            return
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= _CLIENTS:
-            writer.transport.abort()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="metrics")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -133,8 +117,6 @@ class MetricsServer:
                 await writer.drain()
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # no request of ours, or nobody waits for the answer
-        finally:
-            writer.close()
 
     def answer(self, request: bytes) -> bytes:
         """Return the HTTP response to a request's head."""

@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import socket
-import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avmm.control.config import ConfigError
+from avmm.control.listener import Listener
 
 if TYPE_CHECKING:
     from avmm.control.commands import Target
@@ -38,7 +34,6 @@ CLIENTS = 256
 PATIENCE = 30.0
 LAST_WORDS = 1.0  # seconds that commands may take after their server was closed
 VERSION = (0, 1, 0)
-_PATH_LIMIT = 107  # sockaddr_un.sun_path without its NUL
 _BLANKS = b" \t\r\n"
 _STRUCTURE = re.compile(rb'["{}\[\]]')
 _IN_STRING = re.compile(rb'["\\\n]')
@@ -194,9 +189,6 @@ class Session:
                     break
         except (ConnectionError, TimeoutError):
             pass  # it has gone, or does not read
-        finally:
-            self.negotiated = False
-            self._writer.close()
 
     async def _take(self, text: bytes) -> None:
         self.busy = True
@@ -262,39 +254,28 @@ class QmpServer:
         self.dropped = 0
         """Clients that did not read what was sent to them."""
         self.closing = False
-        self.refused = 0
-        """Clients beyond the 256 that are served at once."""
-        self._server: asyncio.Server | None = None
+        refusal = _refusal(QmpError(f"This server has {CLIENTS} clients already"))
+        self._listener = Listener(f"qmp:{path.name}", self._serve, CLIENTS, encode(refusal))
         self._sessions: dict[Session, asyncio.Task[None]] = {}
-        self._inode: tuple[int, int] | None = None
 
     @property
     def clients(self) -> int:
         """Clients connected now."""
-        return len(self._sessions)
+        return self._listener.clients
 
     async def start(self) -> None:
         """Make the socket and listen. ConfigError when that cannot be."""
-        listening = bind_socket(self.path)
-        try:
-            made = os.stat(self.path)
-            self._inode = made.st_dev, made.st_ino
-            self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=CHUNK, backlog=128)
-        except BaseException:
-            listening.close()
-            raise
+        await self._listener.unix(self.path, CHUNK)
         self.target.listeners.append(self.event)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._sessions) >= CLIENTS:
-            self.refused += 1
-            writer.write(encode(_refusal(QmpError(f"This server has {CLIENTS} clients already"))))
-            writer.close()
-            return
-        session = Session(self, reader, writer)
-        task = asyncio.get_running_loop().create_task(session.run(), name=f"qmp:{self.path.name}")
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session, task = Session(self, reader, writer), asyncio.current_task()
+        assert task is not None
         self._sessions[session] = task
-        task.add_done_callback(lambda _: self._sessions.pop(session, None))
+        try:
+            await session.run()
+        finally:
+            del self._sessions[session]
 
     def event(self, name: str, data: dict[str, Any]) -> None:
         """Send an event to everybody who is listening."""
@@ -308,63 +289,15 @@ class QmpServer:
 
     async def close(self) -> None:
         """Let commands under way be answered, such as the ``quit`` that this is the end of, let all clients go, remove the socket."""
-        if self._server is None or self.closing:
+        if not self._listener.open or self.closing:
             return
         self.target.listeners.remove(self.event)
-        self._server.close()
         self.closing = True
+        self._listener.stop()
         busy = [task for session, task in self._sessions.items() if session.busy]
         if busy:
             await asyncio.wait(busy, timeout=LAST_WORDS)
-        tasks = list(self._sessions.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
-        with suppress(OSError):
-            now = os.stat(self.path)
-            if (now.st_dev, now.st_ino) == self._inode:
-                self.path.unlink()
-
-
-def bind_socket(path: Path) -> socket.socket:
-    """Return a socket with mode 0600 at ``path``; a dead one that is left there makes room. ConfigError with one sentence."""
-    if len(os.fsencode(path)) > _PATH_LIMIT:
-        raise ConfigError(f"{path} is too long for a socket: {_PATH_LIMIT} bytes are allowed")
-    try:
-        if stat.S_ISSOCK(path.stat().st_mode):
-            if _answers(path):
-                raise ConfigError(f"{path} belongs to a machine that runs: end it, or choose another name")
-            path.unlink()
-        else:
-            raise ConfigError(f"{path} is in the way: a file that is no socket")
-    except FileNotFoundError:
-        pass
-    made = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        made.bind(os.fspath(path))
-    except OSError as error:
-        made.close()
-        raise ConfigError(f"cannot make the socket {path}: {error.strerror}") from None
-    finally:
-        os.umask(before)
-    return made
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            return False
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            raise ConfigError(f"cannot use the socket {path}: {error.strerror}") from None
-    return True
+        await self._listener.close()
 
 
 Publish = Callable[[str, dict[str, Any]], None]

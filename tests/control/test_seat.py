@@ -17,6 +17,7 @@ from avmm.control.config import ConfigError
 from avmm.control.seat import Facts, LocalSeat, PixelPicture, RemoteSeat, Seat, SeatError, TextPicture, wire
 from avmm.control.seat.facts import Observer
 from avmm.control.seat.picture import look
+from avmm.control.seat.stream import read
 from avmm.control.seat.wire import Kind, WireError
 from tests.console import sectors
 from tests.control.panels import panel
@@ -112,7 +113,7 @@ async def test_two_consoles_type_at_once_and_each_character_stays_whole(tmp_path
 async def test_a_console_that_vanishes_in_the_middle_of_a_paste_leaves_the_machine_and_no_key_down(tmp_path: Path) -> None:
     async with machine(tmp_path) as (here, path):
         reader, writer = await asyncio.open_unix_connection(path)
-        await wire.read(reader, wire.TO_CLIENT_LIMIT)
+        await read(reader, wire.TO_CLIENT_LIMIT)
         writer.write(wire.message(Kind.TYPE, b"X" * 5000))
         async with RemoteSeat(path) as seat:
             watcher = Watcher(seat)
@@ -144,7 +145,7 @@ async def test_a_console_that_stops_reading_gets_the_latest_picture_and_holds_no
         picture = None
         async with asyncio.timeout(PATIENCE):
             while last != look(here.vm.screen):
-                found = await wire.read(reader, wire.TO_CLIENT_LIMIT)
+                found = await read(reader, wire.TO_CLIENT_LIMIT)
                 assert found is not None
                 if found[0] is Kind.TEXT:
                     picture = last = wire.decode_text(found[1], picture)

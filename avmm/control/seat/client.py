@@ -18,6 +18,7 @@ from avmm.control.seat.facts import Facts
 from avmm.control.seat.local import PAST
 from avmm.control.seat.picture import Picture
 from avmm.control.seat.seat import SeatError, Viewer
+from avmm.control.seat.stream import read
 from avmm.control.seat.wire import Kind, WireError
 
 PATIENCE = 10.0
@@ -57,7 +58,7 @@ class RemoteSeat:
     async def _greet(self, reader: asyncio.StreamReader) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                found = await wire.read(reader, wire.TO_CLIENT_LIMIT)
+                found = await read(reader, wire.TO_CLIENT_LIMIT)
             hello = wire.decode_json(found[1]) if found is not None and found[0] is Kind.HELLO else {}
         except TimeoutError:
             raise ConfigError(f"{self.path} does not answer") from None
@@ -80,7 +81,7 @@ class RemoteSeat:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         reason = "the connection has ended"
         try:
-            while (found := await wire.read(reader, wire.TO_CLIENT_LIMIT)) is not None:
+            while (found := await read(reader, wire.TO_CLIENT_LIMIT)) is not None:
                 self._take(*found)
         except ConnectionError as error:
             reason = f"the connection has broken: {error.strerror or error}"

@@ -9,15 +9,14 @@ The invariant: input of one console is carried out in order and answered in orde
 from __future__ import annotations
 
 import asyncio
-import os
-from contextlib import suppress
 from pathlib import Path
 
-from avmm.control.qmp import bind_socket
+from avmm.control.listener import Listener
 from avmm.control.seat import wire
 from avmm.control.seat.local import PAST, LocalSeat
 from avmm.control.seat.picture import Picture, PixelPicture
 from avmm.control.seat.seat import SeatError
+from avmm.control.seat.stream import read
 from avmm.control.seat.wire import Kind, WireError
 
 CLIENTS = 64
@@ -89,7 +88,6 @@ class Session:
             pass  # it has gone, or is none of ours
         finally:
             self._seat.unwatch(self)
-            self._writer.close()
 
     async def _send(self) -> None:
         while not self._lost:
@@ -116,7 +114,7 @@ class Session:
         self._picture = self._facts = self._bell = False
 
     async def _read(self) -> None:
-        while (found := await wire.read(self._reader, wire.TO_HOST_LIMIT)) is not None:
+        while (found := await read(self._reader, wire.TO_HOST_LIMIT)) is not None:
             kind, payload = found
             if kind is Kind.ROOM:
                 self._room = wire.decode_room(payload)
@@ -133,6 +131,7 @@ class Session:
             except SeatError as error:
                 sentence = str(error)
             self._writer.write(wire.message(Kind.DONE, sentence.encode()))
+            await self._writer.drain()
 
     async def _do(self, kind: Kind, payload: bytes) -> None:
         match kind:
@@ -156,48 +155,20 @@ class SeatServer:
     def __init__(self, path: Path, seat: LocalSeat) -> None:
         self.path = path
         self.seat = seat
-        self.refused = 0
-        """Consoles beyond the 64 that are served at once."""
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._inode: tuple[int, int] | None = None
+        self._listener = Listener(f"seat:{path.name}", self._serve, CLIENTS)
 
     @property
     def clients(self) -> int:
         """Consoles connected now."""
-        return len(self._tasks)
+        return self._listener.clients
 
     async def start(self) -> None:
         """Make the socket and listen. ConfigError when that cannot be."""
-        listening = bind_socket(self.path)
-        try:
-            made = os.stat(self.path)
-            self._inode = made.st_dev, made.st_ino
-            self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=wire.TO_HOST_LIMIT)
-        except BaseException:
-            listening.close()
-            raise
+        await self._listener.unix(self.path, wire.TO_HOST_LIMIT)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= CLIENTS:
-            self.refused += 1
-            writer.close()
-            return
-        task = asyncio.get_running_loop().create_task(Session(self.seat, reader, writer).run(), name=f"seat:{self.path.name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await Session(self.seat, reader, writer).run()
 
     async def close(self) -> None:
         """Let all consoles go and remove the socket."""
-        if self._server is None:
-            return
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
-        with suppress(OSError):
-            now = os.stat(self.path)
-            if (now.st_dev, now.st_ino) == self._inode:
-                self.path.unlink()
+        await self._listener.close()

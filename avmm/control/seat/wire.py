@@ -9,7 +9,6 @@ The invariant: what is decoded is checked: a message that is not exactly what it
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import json
 import struct
@@ -23,6 +22,7 @@ VERSION = 1
 TO_HOST_LIMIT = 1 << 16
 TO_CLIENT_LIMIT = 32 << 20
 _HEAD = struct.Struct(">BI")
+HEAD_SIZE = _HEAD.size
 _TEXT = struct.Struct(">HHhh?48s")
 _ROW = struct.Struct(">H")
 _PIXELS = struct.Struct(">HHHH")
@@ -57,15 +57,13 @@ def message(kind: Kind, payload: bytes = b"") -> bytes:
     return _HEAD.pack(kind, len(payload)) + payload
 
 
-async def read(reader: asyncio.StreamReader, limit: int) -> tuple[Kind, bytes] | None:
-    """Return the next message, None at the end of the stream."""
+def decode_head(head: bytes, limit: int) -> tuple[Kind, int]:
+    """Return the kind of the message that begins with :data:`HEAD_SIZE` bytes, and how many more it has, ``limit`` at most."""
+    kind, length = _HEAD.unpack(head)
+    if length > limit:
+        raise WireError(f"a message of {length} bytes")
     try:
-        kind, length = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-        if length > limit:
-            raise WireError(f"a message of {length} bytes")
-        return Kind(kind), await reader.readexactly(length)
-    except asyncio.IncompleteReadError:
-        return None
+        return Kind(kind), length
     except ValueError as error:
         raise WireError(str(error)) from None
 
