@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from avmm.hypervisor.partition import Partition, RunState
+from avmm.hypervisor.partition import Partition
 
 CHECK = "check"
 """An input that does nothing: it says what the machine's :func:`fingerprint` was."""
@@ -71,7 +71,7 @@ class Inputs:
                 return
             self.on_interference()
             self.replay(())
-        if self.journals and self._partition.state in (RunState.RUNNING, RunState.PAUSED, RunState.CREATED):
+        if self.journals and not self._partition.state.ended:
             self._waiting.append((kind, values))
             self._partition.processor.kick()
             self._partition.vcpu.wake()

@@ -66,6 +66,11 @@ class End:
     state: str
     reason: str
 
+    @property
+    def ended(self) -> bool:
+        """Whether the machine was off, or had failed."""
+        return self.state in (RunState.OFF.value, RunState.FAILED.value)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -210,7 +215,7 @@ class Replay:
         """
         vm, end = self.vm, self.record.end
         await vm.start()
-        alive = end is None or end.state not in (RunState.OFF.value, RunState.FAILED.value)
+        alive = end is None or not end.ended
         await vm.partition.run_to(now=self.record.last + (0 if alive else GRACE))
         failure = vm.partition.failure
         if failure is not None and isinstance(failure.__cause__, Diverged):
@@ -221,7 +226,7 @@ class Replay:
 
 def _compare(vm: Vm, end: End) -> None:
     found = _end(vm)
-    state = end.state if end.state in (RunState.OFF.value, RunState.FAILED.value) else RunState.PAUSED.value
+    state = end.state if end.ended else RunState.PAUSED.value
     what = ""
     if found.state != state:
         what = f"it is {found.state} ({found.reason or 'no reason'}), where the recorded one was {end.state} ({end.reason or 'no reason'})"
