@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import lifetime
+from .outputs import check_writable
 
 if TYPE_CHECKING:
     from avmm.testing.campaign.campaign import Campaign, Result
@@ -81,11 +82,10 @@ class _Request:
         if all(path == "-" for path in self.files.values()):
             raise click.UsageError("--json - and --junit - cannot both have standard output: give one of them a file")
         for option, path in self.files.items():
-            if path not in (None, "-"):
-                try:
-                    Path(path).open("a").close()
-                except OSError as error:
-                    raise click.UsageError(f"{option} {path}: {error.strerror}") from None
+            if path is not None and path != "-":
+                check_writable(option, path)
+        if self.artefacts is not None and Path(self.artefacts).exists() and not Path(self.artefacts).is_dir():
+            raise click.UsageError(f"--artefacts {self.artefacts}: this is not a directory")
 
     def console(self) -> Console:
         """Return where the table goes: standard output, unless that is for a file's content."""
@@ -195,4 +195,3 @@ def _write_files(request: _Request, campaign: Campaign) -> None:
                 Path(path).write_text(writers[option]() + "\n", encoding="utf-8")
             except OSError as error:  # must not cost the other results
                 click.echo(f"avmm: {option} {path}: {error.strerror}", err=True)
-

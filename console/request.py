@@ -5,7 +5,6 @@ The invariant: everything that can be known to be wrong is said before a file is
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +13,11 @@ import click
 
 import avmm
 import avmm_guests
+from avmm.control.description import NAME
 
 from .images import recognise
 from .keys import parse_prefix
+from .outputs import check_writable
 from .steps import Step, check_typable
 
 TIMEOUT = 60.0
@@ -89,6 +90,8 @@ class Request:
         for option, given in needs_headless.items():
             if given and not self.headless:
                 raise click.UsageError(f"{option} only works with --headless: the console has the terminal otherwise")
+        if not NAME.fullmatch(self.name):
+            raise click.UsageError(f"--name: {self.name!r} is no name for a machine: use letters, digits, dots, - and _")
         self.check_restore()
         if self.record_input is not None and self.clock == "real":
             raise click.UsageError("--record-input needs virtual time, where a run can be repeated: leave --clock real away")
@@ -115,7 +118,7 @@ class Request:
             ("--record", self.record), ("--log", self.log), ("--record-input", self.record_input),
         ):  # fmt: skip
             if path is not None and not (option == "--serial" and self.talks):
-                _check_writable(option, path)
+                check_writable(option, path)
 
     def check_restore(self) -> None:
         """UsageError for what a snapshot says itself."""
@@ -172,13 +175,3 @@ def _built_in_guest() -> Path:
         return Path(avmm_guests.image())
     except FileNotFoundError as error:
         raise avmm.ConfigError(f"there is no built-in guest: {error}") from None
-
-
-def _check_writable(option: str, path: str) -> None:
-    parent = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        raise click.UsageError(f"{option} {path}: this is a directory")
-    if not os.path.isdir(parent):
-        raise click.UsageError(f"{option} {path}: there is no directory {parent}")
-    if not os.access(path if os.path.exists(path) else parent, os.W_OK):
-        raise click.UsageError(f"{option} {path}: permission denied")

@@ -153,6 +153,7 @@ BAD = {
     "record in real time": (["--record-input", "r", "--clock", "real"], "--record-input needs virtual time"),
     "record from a snapshot": (["--record-input", "r", "--restore", "x"], "--record-input begins at power-on"),
     "snapshot and clock": (["--restore", "x", "--clock", "real"], "leave --clock away"),
+    "no name": (["good.img", "--name", "a/b"], "--name: 'a/b' is no name for a machine"),
     "prefix": (["good.img", "--prefix", "F1"], "--prefix: 'F1' cannot be a prefix"),
     "stdout twice": (["good.img", "--serial", "stdio", "--json"], "leave --json"),
 }  # fmt: skip
@@ -203,6 +204,10 @@ def test_unknown_commands_and_the_list_of_commands(avmm_command: Avmm) -> None:
         result = avmm_command(*arguments)
         assert (result.status, result.err) == (0, "")
         assert "avmm run disk.img --headless --expect" in result.out
+    for group in ("ctl", "demo"):
+        result = avmm_command(group)
+        assert (result.status, result.err) == (0, "")
+        assert result.out.startswith(f"Usage: avmm {group} ")
     assert r'--type "linux\n"' in avmm_command("run", "--help").out
     assert avmm_command("--version").out == f"avmm, version {__version__}\n"
 

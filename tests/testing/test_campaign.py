@@ -249,10 +249,12 @@ def test_ctrl_c_ends_it_with_what_it_has(folder: Path) -> None:
     [
         (["gone.py"], "there is no scenario gone.py"),
         (["broken.py"], "broken.py cannot be read: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
-        (["empty.py"], "empty.py has no tests"),
+        (["empty.py"], "empty.py names no test: write a function test_"),
         (["scenario.py", "--matrix", "what=none,some"], "cannot read 'some' in the matrix"),
         (["scenario.py", "--json", "-", "--junit", "-"], "cannot both have standard output"),
-        (["scenario.py", "--json", "no/such/folder"], "--json no/such/folder: No such file"),
+        (["scenario.py", "--artefacts", "scenario.py"], "--artefacts scenario.py: this is not a directory"),
+        (["scenario.py", "--scheduler", "here"], "there is no Dask scheduler at here"),
+        (["scenario.py", "--json", "no/such/folder"], "--json no/such/folder: there is no directory no/such"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(

@@ -57,9 +57,11 @@ class Cluster:
             import distributed
         except ImportError:
             raise ConfigError("--scheduler needs Dask: pip install 'avmm[dask]'") from None
+        self._client = distributed.Client(self._address, asynchronous=True, timeout=CONNECTING)
         try:
-            self._client = await distributed.Client(self._address, asynchronous=True, timeout=CONNECTING)
+            await self._client
         except (OSError, ValueError) as error:
+            await self._client.close()
             raise ConfigError(f"there is no Dask scheduler at {self._address}: {error}") from None
         threads = await self._client.nthreads()
         if not threads:

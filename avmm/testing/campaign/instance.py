@@ -56,7 +56,7 @@ def collect(scenario: str) -> list[Scenario]:
     if heard.errors:
         raise ConfigError(f"{scenario} cannot be read: {_last_line(heard.errors[0])} (python -m pytest {scenario} shows more)")
     if not heard.items:
-        raise ConfigError(f"{scenario} has no tests: {_last_line(output.getvalue())}")
+        raise ConfigError(f"{scenario} names no test: write a function test_... (python -m pytest {scenario} shows more)")
     return [Scenario(_id(item), params.declared(item)) for item in heard.items]
 
 
