@@ -23,6 +23,8 @@ from avmm.hypervisor.trace import Event
 from .history import plain
 
 T = TypeVar("T")
+LONGEST = 64 << 10
+"""Bytes of the serial line that are kept until the line ends; what goes on is a line of its own."""
 
 
 class RecordedTerminal:
@@ -75,6 +77,8 @@ class PlainLog:
         self._line = bytearray(rest)
         for line in lines:
             self._file.write(plain(line.decode("utf-8", "replace")) + "\n")
+        if len(self._line) > LONGEST:  # a guest need not end its lines
+            self.finish_line()
 
     def event(self, event: Event) -> None:
         """Take an event of the trace."""
