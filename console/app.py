@@ -57,12 +57,12 @@ STYLE = Style.from_dict(
 )  # fmt: skip
 
 
-def check_terminal() -> None:
-    """UsageError without a terminal that is large enough and can do what is needed."""
+def check_terminal(instead: str) -> None:
+    """UsageError without a terminal that is large enough and can do what is needed; ``instead`` says what works without."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError("the console needs a terminal, and there is none: use --headless")
+        raise click.UsageError(f"the console needs a terminal, and there is none: {instead}")
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        raise click.UsageError("the console needs a terminal that can move its cursor: set TERM, or use --headless")
+        raise click.UsageError(f"the console needs a terminal that can move its cursor: set TERM, or {instead}")
     columns, lines = os.get_terminal_size(sys.stdout.fileno())
     if columns < COLUMNS or lines < ROWS:
         raise click.UsageError(f"the terminal is too small for the console: it has {columns}x{lines}, {COLUMNS}x{ROWS} are needed")

@@ -21,8 +21,10 @@ from . import lifetime
 from .app import Console, check_terminal, depth_here
 from .keys import PREFIX, parse_prefix, prefix_name
 from .machines import Machine
+from .outputs import check_writable
 from .recording import recorded
 from .results import Status, say
+from .running import socket_of, sockets
 
 
 class Commands:
@@ -52,7 +54,9 @@ class Commands:
 @click.option("--prefix", metavar="KEY", default=prefix_name(PREFIX), show_default=True, help="The key before the console's commands.")
 @click.option("--record", metavar="F.cast", help="Record the console as an asciicast (asciinema plays it).")
 def attach(vms: tuple[str, ...], socket: tuple[str, ...], prefix: str, record: str | None) -> int:
-    """Open a console on machines that run: all that are found, or those named. Several consoles at once are no matter.
+    """Open a console on machines that run: all there are, or those named.
+
+    A machine may have several consoles at once.
 
     \b
       avmm up machine.toml &         a host with its machines
@@ -61,27 +65,20 @@ def attach(vms: tuple[str, ...], socket: tuple[str, ...], prefix: str, record: s
 
     Ctrl-a x leaves, and the machines go on. Exit status 1: the machines, or their host, have ended; 2: there is no such machine.
     """
-    paths = [*map(Path, socket), *(found(vm) for vm in vms)] or everything()
     try:
         key = parse_prefix(prefix)
     except ValueError as error:
         raise click.UsageError(f"--prefix: {error}") from None
-    check_terminal()
+    paths = [*map(Path, socket), *(socket_of(vm, CONSOLE_SUFFIX) for vm in vms)] or everything()
+    check_terminal("avmm ctl works without")
+    if record is not None:
+        check_writable("--record", record)
     return lifetime.run(run_attached(paths, key, record))
-
-
-def found(vm: str) -> Path:
-    """Return a machine's console socket. ConfigError with the names that there are when there is none."""
-    path = runtime_folder() / f"{vm}{CONSOLE_SUFFIX}"
-    if path.exists():
-        return path
-    names = ", ".join(each.stem for each in sorted(runtime_folder().glob(f"*{CONSOLE_SUFFIX}")))
-    raise avmm.ConfigError(f"no machine called {vm} runs ({f'running: {names}' if names else 'none does'}): see avmm up")
 
 
 def everything() -> list[Path]:
     """Return the console sockets of all machines. ConfigError when there are none."""
-    paths = sorted(runtime_folder().glob(f"*{CONSOLE_SUFFIX}"))
+    paths = sockets(runtime_folder(), CONSOLE_SUFFIX)
     if not paths:
         raise avmm.ConfigError("no machine runs: avmm up starts some")
     return paths

@@ -1,7 +1,8 @@
 """The command line: ``avmm``.
 
-Exit statuses: 0 done, 1 a time-out (``run``) or something essential is missing (``doctor``), 2 bad usage or an image that
-cannot be used, 3 the guest or a device failed, 130 Ctrl-C. The invariant: with status 2 one sentence was printed and nothing written.
+Exit statuses: 0 done, 1 it did not come out as asked (a time-out, a refusal, another run than the recorded one; each command's help
+says what), 2 bad usage or a file that cannot be used, 3 the guest or a device failed, 130 Ctrl-C. The invariant: with status 2 one
+sentence was printed and nothing written.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import avmm
+from avmm.control.demo_storage import DemoError
 from avmm.control.record import RecordError
 
 from . import __version__, lifetime
@@ -21,6 +23,7 @@ from .campaign import campaign
 from .ctl import ctl
 from .ctl_physical import COMMANDS as PHYSICAL_COMMANDS
 from .demo import demo
+from .outputs import check_writable
 from .request import TIMEOUT, Request
 from .steps import StepCommand, steps_in_order
 from .symbols import symbols
@@ -132,7 +135,7 @@ def run(ctx: click.Context, /, **given: Any) -> int:
     from .app import check_terminal
     from .local import run_console
 
-    check_terminal()
+    check_terminal("use --headless")
     return lifetime.run(run_console(request))
 
 
@@ -149,6 +152,8 @@ def replay(file: str, print_screen: bool, screenshot: str | None, stats: bool) -
     """
     from .replay import run_replay
 
+    if screenshot is not None:
+        check_writable("--screenshot", screenshot)
     return lifetime.run(run_replay(file, print_screen, screenshot, stats))
 
 
@@ -164,32 +169,33 @@ def doctor(as_json: bool) -> int:
     return print_checks(examine(), as_json=as_json)
 
 
-group.add_command(up)
-group.add_command(attach)
-group.add_command(campaign)
 for command in PHYSICAL_COMMANDS:
     ctl.add_command(command)
-group.add_command(ctl)
-group.add_command(top)
-group.add_command(symbols)
-group.add_command(trace)
-
-
-group.add_command(demo)
+for command in (up, attach, campaign, ctl, top, symbols, trace, demo):
+    group.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     try:
         status = group.main(arguments, prog_name="avmm", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command
+        click.echo(error.format_message())
+        sys.exit(0)
     except click.ClickException as error:
         _complain(error.format_message(), error.ctx if isinstance(error, click.UsageError) else None)
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except (avmm.ConfigError, avmm.BootError, avmm.ImageError, avmm.ProcessorError, avmm.SnapshotError, RecordError) as error:
+    except (avmm.ConfigError, avmm.BootError, avmm.ImageError, avmm.ProcessorError, avmm.SnapshotError, RecordError, DemoError) as error:
         _complain(str(error))
         sys.exit(2)
+    except avmm.WaitTimeout as late:
+        _complain(str(late))
+        sys.exit(1)
+    except avmm.MachineEnded as ended:
+        _complain(str(ended))
+        sys.exit(3)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         sys.exit(0)

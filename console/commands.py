@@ -19,6 +19,7 @@ from avmm.control.commands import COMMANDS, Command
 from avmm.control.commands.command import REQUIRED
 from avmm.control.commands.monitor import subjects, usages
 from avmm.control.config import ConfigError
+from avmm.control.mode import MODES
 from avmm.control.placement import PLACES
 from avmm.control.qmp import QmpError
 from avmm.control.stats import PortStats, Stats
@@ -33,7 +34,6 @@ from .tables import WIDTH, rendered, shown
 OWN = "x-avmm-"
 FILES = ("filename", "path", "file")
 """Arguments that name a file: relative to where the console was started, not to the host's folder."""
-MODES = ("emulated", "enlightened", "shunt-only")
 TRACED = 500
 
 

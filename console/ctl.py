@@ -19,8 +19,9 @@ import avmm
 from avmm.control.client import QmpClient
 from avmm.control.mode import MODES
 from avmm.control.qmp import QmpError
-from avmm.control.sockets import SUFFIX, runtime_folder
+from avmm.control.sockets import SUFFIX
 
+from .running import socket_of
 from .trace import show as show_request
 
 Work = Callable[[QmpClient], Awaitable[Any]]
@@ -28,13 +29,11 @@ Work = Callable[[QmpClient], Awaitable[Any]]
 
 def socket_path(vm: str, given: str | None) -> Path:
     """Return a machine's socket. ConfigError with the names that there are when there is none."""
-    path = Path(given) if given is not None else runtime_folder() / f"{vm}{SUFFIX}"
-    if path.exists():
-        return path
-    if given is not None:
-        raise avmm.ConfigError(f"there is no socket {path}")
-    names = sorted(found.name.removesuffix(SUFFIX) for found in runtime_folder().glob(f"[!@]*{SUFFIX}"))
-    raise avmm.ConfigError(f"no machine called {vm} runs ({'running: ' + ', '.join(names) if names else 'none does'}): see avmm up")
+    if given is None:
+        return socket_of(vm, SUFFIX)
+    if not Path(given).exists():
+        raise avmm.ConfigError(f"there is no socket {given}")
+    return Path(given)
 
 
 def talk(vm: str, socket: str | None, work: Work) -> Any:

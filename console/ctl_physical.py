@@ -87,7 +87,9 @@ def _show(entry: dict[str, Any]) -> None:
 @click.argument("device")
 @click.pass_context
 def interpose(ctx: click.Context, vm: str, device: str) -> None:
-    """Put something between a virtualized disk and its driver, under a guest that does not notice.
+    """Put something between a virtualized disk and its driver.
+
+    The guest, which uses it meanwhile, does not notice.
 
     \b
       avmm ctl virtualize linux ata0
@@ -185,7 +187,7 @@ def remove(ctx: click.Context, kind: str) -> None:
 
 
 COMMANDS = (
-    _switch("virtualize", "Take a physical device from the running guest: its accesses trap, and the VMM emulates the device."),
+    _switch("virtualize", "Take a physical device from the running guest. Its accesses trap, and the VMM emulates the device."),
     _switch("devirtualize", "Give it back: the guest drives the device itself again, without an exit."),
     physical,
     interpose,

@@ -31,7 +31,10 @@ demo.add_command(storage)
 @click.option("--structure", type=click.Choice(["hybrid", "host"]), default="hybrid", show_default=True, help="The host's structure.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of {operation, placement, exits, hops, us}.")
 def inside(structure: str, as_json: bool) -> int:
-    """Touch four devices inside the hypervisor and outside, and compare exits, hops and microseconds."""
+    """Touch four devices inside the hypervisor and outside.
+
+    Exits, hops and microseconds are compared.
+    """
 
     async def run() -> int:
         costs = await demo_inside(structure)

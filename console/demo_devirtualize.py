@@ -11,19 +11,20 @@ from rich.table import Table
 from avmm.control.demo_devirtualize import Demo, Figures, Sample
 
 from . import lifetime
+from .ctl_physical import Duration
 
 WIDTH = 40
 
 
 @click.command("devirtualize")
 @click.option("--cycles", type=click.IntRange(1), default=100, show_default=True, help="How often the disk is taken and given back.")
-@click.option("--bound", type=float, default=2.0, show_default=True, help="Longest pause, ms.")
+@click.option("--bound", type=Duration(), default="2ms", show_default=True, help="Longest time for which the guest may find it busy.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures only.")
 def devirtualize(cycles: int, bound: float, as_json: bool) -> int:
     """Virtualize and devirtualize a disk under a guest that reads it without pause."""
 
     async def run() -> int:
-        demo = Demo(cycles, bound / 1000)
+        demo = Demo(cycles, bound)
         console = Console(highlight=False)
         most = 1.0
         async for sample in demo.run():

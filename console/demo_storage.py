@@ -13,12 +13,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-import avmm
 import avmm_guests
 from avmm.control.demo_linux import demo_linux, find_files
-from avmm.control.demo_storage import DemoError, Measurement, demo_builtin
+from avmm.control.demo_storage import Measurement, demo_builtin
 
 from . import lifetime
+from .outputs import check_writable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,20 +41,22 @@ _PATH = click.Path(path_type=Path)
 def storage(  # noqa: PLR0917 - click gives them by name
     linux: bool, kernel: Path | None, modules: Path | None, busybox: Path | None, quick: bool, as_json: bool, plot: Path | None
 ) -> int:
-    """Read and write one disk by emulated PIO, emulated DMA, the shunt alone and the enlightened stack, and compare."""
+    """Read and write one disk by each path, and compare.
+
+    The paths are emulated PIO, emulated DMA, the shunt alone and the enlightened stack.
+    """
     if plot is not None and plot.suffix not in (".png", ".html"):
         raise click.UsageError(f"a chart is a .png or a .html file, not {plot}")
+    if plot is not None:
+        check_writable("--plot", plot)
     if not linux and (kernel or modules or busybox):
         raise click.UsageError("--kernel, --initrd-modules and --busybox go with --linux")
 
     async def run() -> int:
-        try:
-            if linux:
-                found = await demo_linux(find_files(kernel, modules, busybox), tell, quick=quick)
-            else:
-                found = await demo_builtin(avmm_guests.image(), tell, quick=quick)
-        except (DemoError, avmm.WaitTimeout, avmm.MachineEnded) as error:
-            raise click.ClickException(str(error)) from error
+        if linux:
+            found = await demo_linux(find_files(kernel, modules, busybox), tell, quick=quick)
+        else:
+            found = await demo_builtin(avmm_guests.image(), tell, quick=quick)
         if as_json:
             click.echo(json.dumps([one.as_dict() for one in found], indent=2))
         else:

@@ -18,9 +18,10 @@ from rich.table import Table
 import avmm
 from avmm.control.client import QmpClient
 from avmm.control.qmp import QmpError
-from avmm.control.sockets import SUFFIX, runtime_folder
+from avmm.control.sockets import runtime_folder
 
 from . import lifetime
+from .running import sockets
 
 Sample = dict[str, dict[str, Any]]
 _COUNTED = ("exits", "injected", "outside")
@@ -32,15 +33,13 @@ _COUNTED = ("exits", "injected", "outside")
 @click.option("--json", "as_json", is_flag=True, help="Print each table as one line of JSON.")
 @click.option("--folder", metavar="DIR", help="Where the sockets are; by default $XDG_RUNTIME_DIR/avmm.")
 def top(interval: float, once: bool, as_json: bool, folder: str | None) -> int:
-    """Watch the machines: state, machine time, exits per second, and which devices live outside the hypervisor."""
+    """Watch the machines that run.
+
+    A row tells a machine's state, its time, what it does in a second, and which devices live outside the hypervisor.
+    """
     if not 0.05 <= interval <= 3600:
         raise click.UsageError("--interval is a number of seconds from 0.05 on")
     return lifetime.run(_watch(Path(folder) if folder else runtime_folder(), interval, once, as_json))
-
-
-def sockets(folder: Path) -> list[Path]:
-    """Return the machines' sockets in a folder."""
-    return sorted(folder.glob(f"[!@]*{SUFFIX}"))
 
 
 async def sample(folder: Path) -> Sample:

@@ -11,9 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-import avmm
 import avmm_guests
-from avmm.control.demo_storage import DemoError
 from avmm.control.demo_trace import PATHS, demo_trace
 
 from . import lifetime
@@ -35,14 +33,11 @@ def trace(paths: tuple[str, ...], op: str, every: bool, as_json: bool) -> int:
 
     async def run() -> int:
         found = []
-        try:
-            async with aclosing(demo_trace(avmm_guests.image(), dict.fromkeys(paths) or PATHS, op)) as traces:
-                async for one in traces:
-                    found.append(one.as_dict())
-                    if not as_json:
-                        show(found[-1], every=every)
-        except (DemoError, avmm.WaitTimeout, avmm.MachineEnded) as error:
-            raise click.ClickException(str(error)) from error
+        async with aclosing(demo_trace(avmm_guests.image(), dict.fromkeys(paths) or PATHS, op)) as traces:
+            async for one in traces:
+                found.append(one.as_dict())
+                if not as_json:
+                    show(found[-1], every=every)
         if as_json:
             click.echo(json.dumps(found, indent=2))
         return 0

@@ -10,7 +10,7 @@ from avmm_console.demo_devirtualize import devirtualize
 
 
 def test_figures() -> None:
-    done = CliRunner().invoke(devirtualize, ["--json", "--cycles", "3", "--bound", "1000"], standalone_mode=False)
+    done = CliRunner().invoke(devirtualize, ["--json", "--cycles", "3", "--bound", "1s"], standalone_mode=False)
     assert done.exception is None
     figures = json.loads(done.output)
     assert (figures["cycles"], figures["errors"], figures["lost"]) == (3, 0, 0)
