@@ -11,12 +11,9 @@ import re
 from collections.abc import Awaitable, Callable
 
 from avmm.control.commands.command import Call
-from avmm.control.config import ConfigError
 from avmm.control.qmp import QmpError
 from avmm.control.reverse import Reverse
-from avmm.control.snapshot import SnapshotError
-from avmm.control.vm import Vm
-from avmm.debug.debugger import DebugError, Debugger, Stop
+from avmm.debug.debugger import Debugger, Stop
 from avmm.hypervisor.report import decoded, registers
 
 Handler = Callable[[Call, list[str]], Awaitable[str]]
@@ -26,13 +23,6 @@ INSTRUCTION_LIMIT, STEP_LIMIT = 200, 10_000
 PATIENCE = 1.0  # seconds of the host's time that a step may take before it is said that the machine waits for something
 KINDS = ("read", "write", "access")
 _SEGMENTED = re.compile(r"([0-9a-fA-F]{1,4}):([0-9a-fA-F]{1,4})")
-
-
-def _debugger(vm: Vm) -> Debugger:
-    try:
-        return vm.debugger
-    except DebugError as error:
-        raise QmpError(str(error)) from None
 
 
 def _number(text: str, what: str, limit: int = 1 << 64) -> int:
@@ -75,7 +65,7 @@ def _words(words: list[str], usage: str, least: int, most: int) -> list[str]:
 
 async def _registers(call: Call, words: list[str]) -> str:
     _words(words, "registers", 0, 0)
-    _debugger(call.vm).unit.begin()
+    call.vm.debugger.unit.begin()
     return registers(call.vm.partition.processor)
 
 
@@ -83,7 +73,7 @@ async def _memory(call: Call, words: list[str]) -> str:
     usage = "memory [-p] ADDRESS [LENGTH]"
     physical = "-p" in words
     words = _words([word for word in words if word != "-p"], usage, 1, 2)
-    debugger = _debugger(call.vm)
+    debugger = call.vm.debugger
     start = address(debugger, words[0])
     length = _number(words[1], "length", DUMP_LIMIT + 1) if len(words) == 2 else 64
     data = debugger.read(start, length, physical=physical)
@@ -110,7 +100,7 @@ def _instructions(debugger: Debugger, start: int, count: int) -> str:
 
 async def _disassemble(call: Call, words: list[str]) -> str:
     _words(words, "disassemble [ADDRESS [COUNT]]", 0, 2)
-    debugger = _debugger(call.vm)
+    debugger = call.vm.debugger
     start = address(debugger, words[0]) if words else debugger.pc
     return _instructions(debugger, start, _number(words[1], "count", INSTRUCTION_LIMIT + 1) if len(words) == 2 else 10)
 
@@ -120,7 +110,7 @@ async def _disassemble(call: Call, words: list[str]) -> str:
 
 async def _break(call: Call, words: list[str]) -> str:
     _words(words, "break ADDRESS", 1, 1)
-    debugger = _debugger(call.running)
+    debugger = call.running.debugger
     return await _add(debugger, "code", address(debugger, words[0]), 1)
 
 
@@ -128,35 +118,29 @@ async def _watch(call: Call, words: list[str]) -> str:
     usage = "watch ADDRESS [LENGTH] [read|write|access]"
     kind = words[-1] if words and words[-1] in KINDS else "write"
     words = _words([word for word in words if word not in KINDS], usage, 1, 2)
-    debugger = _debugger(call.running)
+    debugger = call.running.debugger
     length = _number(words[1], "length", DUMP_LIMIT + 1) if len(words) == 2 else 4
     return await _add(debugger, kind, address(debugger, words[0]), max(1, length))
 
 
 async def _add(debugger: Debugger, kind: str, at: int, length: int) -> str:
-    try:
-        point = await debugger.add(kind, at, length, OWNER)
-    except DebugError as error:
-        raise QmpError(str(error)) from None
+    point = await debugger.add(kind, at, length, OWNER)
     return f"{'breakpoint' if kind == 'code' else 'watchpoint'} {point.number} at {at:#x}"
 
 
 async def _delete(call: Call, words: list[str]) -> str:
     _words(words, "delete NUMBER|all", 1, 1)
-    debugger = _debugger(call.vm)
-    try:
-        if words[0] == "all":
-            await debugger.remove_all(OWNER)
-        else:
-            await debugger.remove(_number(words[0], "number"))
-    except DebugError as error:
-        raise QmpError(str(error)) from None
+    debugger = call.vm.debugger
+    if words[0] == "all":
+        await debugger.remove_all(OWNER)
+    else:
+        await debugger.remove(_number(words[0], "number"))
     return ""
 
 
 async def _breakpoints(call: Call, words: list[str]) -> str:
     _words(words, "breakpoints", 0, 0)
-    points = _debugger(call.vm).points.values()
+    points = call.vm.debugger.points.values()
     rows = [f"{point.number:>3}  {point.kind:<6}  {point.address:#018x}  {point.length:>6}  {point.owner}" for point in points]
     return "\n".join(["  #  kind    address             length  set by", *rows]) if rows else "there are none"
 
@@ -166,7 +150,7 @@ async def _breakpoints(call: Call, words: list[str]) -> str:
 
 async def _step(call: Call, words: list[str]) -> str:
     _words(words, "step [COUNT]", 0, 1)
-    debugger = _debugger(call.running)
+    debugger = call.running.debugger
     stop: Stop | None = None
     for _ in range(_number(words[0], "count", STEP_LIMIT + 1) if words else 1):
         stop = await _one_step(debugger)
@@ -183,8 +167,6 @@ async def _one_step(debugger: Debugger) -> Stop | None:
         await debugger.step()
         async with asyncio.timeout(PATIENCE):
             return await asyncio.shield(stopping)
-    except DebugError as error:
-        raise QmpError(str(error)) from None
     except TimeoutError:
         return None
     finally:
@@ -200,10 +182,7 @@ def _told(debugger: Debugger, stop: Stop) -> str:
 
 async def _continue(call: Call, words: list[str]) -> str:
     _words(words, "continue", 0, 0)
-    try:
-        await _debugger(call.running).resume()
-    except DebugError as error:
-        raise QmpError(str(error)) from None
+    await call.running.debugger.resume()
     return ""
 
 
@@ -218,30 +197,20 @@ async def _reverse_continue(call: Call, words: list[str]) -> str:
 
 
 async def _back(call: Call, go: Callable[[], Awaitable[Stop]]) -> str:
-    debugger = _debugger(call.vm)
-    try:
-        stop = await go()
-    except (DebugError, SnapshotError) as error:
-        raise QmpError(str(error)) from None
+    debugger = call.vm.debugger
+    stop = await go()
     return ("the beginning of the history\n" if stop.cause == "begin" else "") + _told(debugger, stop)
 
 
 async def _history(call: Call, words: list[str]) -> str:
     _words(words, "history", 0, 0)
-    try:
-        history = await call.running.keep_history()
-    except SnapshotError as error:
-        raise QmpError(str(error)) from None
+    history = await call.running.keep_history()
     return f"kept since {history.start / 1e9:.6f} s of machine time"
 
 
 async def _gdbserver(call: Call, words: list[str]) -> str:
     _words(words, "gdbserver [HOST:PORT|PORT|unix:PATH]", 0, 1)
-    vm = call.running
-    try:
-        server = await vm.gdb_server(words[0] if words else "127.0.0.1:0")
-    except (ConfigError, DebugError) as error:
-        raise QmpError(str(error)) from None
+    server = await call.running.gdb_server(words[0] if words else "127.0.0.1:0")
     return f"target remote {server.address}"
 
 
