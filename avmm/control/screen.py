@@ -120,16 +120,17 @@ class Screen:
     async def wait_stable(self, quiet: float = 0.5, timeout: float = 10) -> str:
         """Wait until nothing on the screen, text or picture, has changed for ``quiet`` s of machine time; return the text."""
         what = f"the screen kept still for {quiet:g} s"
-        await wait_stable(self._partition, lambda: self.vga.generation, quiet, timeout, lambda: f"{what}; {self._showing()}")
+        await wait_stable(self._partition, lambda: self.generation, quiet, timeout, lambda: f"{what}; {self._showing()}")
         return self.text()
 
     async def wait_pixel(self, x: int, y: int, colour: tuple[int, int, int], timeout: float = 10) -> None:
         """Wait until the pixel at (x, y) has that colour."""
-        generation, shown = -1, "outside of the picture"
+        generation: tuple[bool, int] | None = None
+        shown = "outside of the picture"
 
         def met() -> bool:
             nonlocal generation, shown
-            before, generation = generation, self.vga.generation
+            before, generation = generation, self.generation
             if generation != before:  # a picture takes milliseconds to make
                 width, height, _ = self.pixels()
                 shown = str(self.pixel(x, y)) if 0 <= x < width and 0 <= y < height else f"outside of {width}x{height}"

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 import avmm
 import avmm_guests
+from avmm.clock import MILLISECOND
 from avmm.control.watch import IDLE_INTERVAL
 
 pytestmark = pytest.mark.asyncio
@@ -141,3 +142,38 @@ async def test_a_pixel(vm: avmm.Vm) -> None:
         await vm.screen.wait_pixel(0, height - 1, (1, 2, 3), timeout=0.1)
     with pytest.raises(avmm.WaitTimeout, match=f"it is outside of {width}x{height}"):
         await vm.screen.wait_pixel(width, 0, (0, 0, 0), timeout=0.1)
+
+
+class FrameBuffer:
+    """The monitor while an enlightened guest draws it: one pixel, black and then white."""
+
+    shown = True
+    size = 1, 1
+    generation = 0
+
+    def mode(self) -> str:
+        return "graphics"
+
+    def text_rows(self) -> list[str]:
+        return []
+
+    def pixels(self) -> tuple[int, int, bytes]:
+        return 1, 1, bytes(3) if not self.generation else b"\xff" * 3
+
+    def draw(self) -> None:
+        self.generation += 1
+
+
+async def test_what_an_enlightened_guest_draws_is_what_is_waited_for(vm: avmm.Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = FrameBuffer()
+    monkeypatch.setattr(vm.screen, "_synthetic", picture)
+    clock = vm.partition.clock
+    begin = clock.now()
+    timer = clock.timer(picture.draw)
+    timer.arm(begin + 300 * MILLISECOND)
+    await vm.screen.wait_stable(quiet=0.2)
+    assert picture.generation == 0
+    await vm.screen.wait_pixel(0, 0, (255, 255, 255), timeout=1)
+    timer.arm(clock.now() + 100 * MILLISECOND)
+    await vm.screen.wait_stable(quiet=0.2)
+    assert picture.generation == 2
