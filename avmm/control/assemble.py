@@ -150,27 +150,10 @@ def _build(  # noqa: PLR0917 - once, from assemble
     def slot() -> Slot:
         return Slot(partition)
 
-    pic = Pic(slot())
-    lapic = LocalApic(slot(), pic)
-    ioapic = IoApic(slot())
-    chips = Chips(pic, lapic, ioapic)
-    ioapic.deliver = chips.message
-    pic.output = lapic.pic_changed
-    lapic.output = partition.vcpu.interrupt  # not through the partition: this is the way of each interrupt
-    lapic.on_eoi = ioapic.eoi
-    partition.controller = lapic
-    partition.msrs.handlers[APIC_BASE] = (lambda: lapic.base, lapic.write_base)
-    for number, line in partition.lines.items():
-        _connect(line, number, chips)
-
-    epoch = config.epoch
-    if epoch is None:
-        epoch = VIRTUAL_EPOCH if config.clock == "virtual" else int(datetime.datetime.now(datetime.UTC).timestamp())
+    chips = _controllers(partition)
     pit = Pit(slot())
     drives = _bios_drives(config, disks, floppies, cdrom)
-    rtc = Rtc(slot(), epoch, config.memory_bytes, floppies=[drive.floppy_type for drive in drives if drive.floppy])
-    rtc.set_disks([(disk.geometry.cylinders, disk.geometry.heads, disk.geometry.sectors) for disk in drives if disk.fixed])
-    rtc.set_boot_order([BOOT_GROUPS[letter] for letter in _boot_letters(config)])
+    rtc = _rtc(slot(), config, drives)
     physical = PhysicalDevices(partition)
     uart = physical.add(PhysicalSerial(partition)).uart if "com1" in config.physical else Uart(slot())
     if "frame0" in config.physical:
@@ -193,7 +176,7 @@ def _build(  # noqa: PLR0917 - once, from assemble
 
     ours = [disk for disk in (*disks, *floppies) if isinstance(disk, HostDisk)]
     machine = Machine(partition, service, vga, keyboard, uart, power, speaker, debug, rtc, chips, physical, ours)
-    parts: list[Device] = [pic, lapic, ioapic, pit, rtc, keyboard, vga, power, debug, port_e9, PostCode(slot()), speaker]
+    parts: list[Device] = [chips.pic, chips.lapic, chips.ioapic, pit, rtc, keyboard, vga, power, debug, port_e9, PostCode(slot()), speaker]
     parts += [] if "com1" in config.physical else [uart]
     for device in physical.devices.values():
         device.plug()
@@ -207,10 +190,38 @@ def _build(  # noqa: PLR0917 - once, from assemble
     for part in parts:
         _plug(partition, service, config, part)
     if config.hyperv:
-        _enlighten(machine, lapic, disks if config.hyperv_disks else None, config.resolution_pixels)
+        _enlighten(machine, chips.lapic, disks if config.hyperv_disks else None, config.resolution_pixels)
     vga.reset()  # maps its memory
     start_with(machine, config, drives)
     return machine
+
+
+def _controllers(partition: Partition) -> Chips:
+    """Make the interrupt controllers and wire them to each other, to the processor and to the lines."""
+    pic = Pic(Slot(partition))
+    lapic = LocalApic(Slot(partition), pic)
+    ioapic = IoApic(Slot(partition))
+    chips = Chips(pic, lapic, ioapic)
+    ioapic.deliver = chips.message
+    pic.output = lapic.pic_changed
+    lapic.output = partition.vcpu.interrupt  # not through the partition: this is the way of each interrupt
+    lapic.on_eoi = ioapic.eoi
+    partition.controller = lapic
+    partition.msrs.handlers[APIC_BASE] = (lambda: lapic.base, lapic.write_base)
+    for number, line in partition.lines.items():
+        _connect(line, number, chips)
+    return chips
+
+
+def _rtc(board: Slot, config: VmConfig, drives: list[BiosDrive]) -> Rtc:
+    """Make the clock, whose CMOS memory says which drives there are and in which order to boot from them."""
+    epoch = config.epoch
+    if epoch is None:
+        epoch = VIRTUAL_EPOCH if config.clock == "virtual" else int(datetime.datetime.now(datetime.UTC).timestamp())
+    rtc = Rtc(board, epoch, config.memory_bytes, floppies=[drive.floppy_type for drive in drives if drive.floppy])
+    rtc.set_disks([(disk.geometry.cylinders, disk.geometry.heads, disk.geometry.sectors) for disk in drives if disk.fixed])
+    rtc.set_boot_order([BOOT_GROUPS[letter] for letter in _boot_letters(config)])
+    return rtc
 
 
 def _enlighten(machine: Machine, lapic: LocalApic, disks: list[BlockDevice] | None, resolution: tuple[int, int]) -> None:

@@ -9,13 +9,11 @@ The invariant: positions are compared by what tells one moment from another, uni
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avmm.control.history import History
 from avmm.debug.debugger import DebugError, Debugger, Stop
-from avmm.hypervisor.partition import RunState
 
 if TYPE_CHECKING:
     from avmm.control.vm import Vm
@@ -107,22 +105,7 @@ class Reverse:
 
     async def _one_step(self) -> None:
         self._debugger.unit.step(interrupts=True)
-        await self._run_on()
-
-    async def _run_on(self) -> None:
-        partition = self._vm.partition
-        stopped = asyncio.get_running_loop().create_future()
-
-        def entered(state: RunState) -> None:
-            if state is not RunState.RUNNING and not stopped.done():
-                stopped.set_result(None)
-
-        partition.observers.append(entered)
-        try:
-            await partition.resume()
-            await stopped
-        finally:
-            partition.observers.remove(entered)
+        await self._vm.partition.run_on()
 
     async def _resume_back(self, history: History) -> Stop:
         here = self._here()
@@ -154,7 +137,7 @@ class Reverse:
         await history.goto(units=start, keep=True)
         self._debugger.load()
         for _ in range(number):
-            await self._run_on()
+            await self._vm.partition.run_on()
         stop = self._debugger.why()
         if stop.cause == "watchpoint":  # forward it stops behind the access, backward before it
             before = await self._step_back(history)
