@@ -127,10 +127,7 @@ class UnicornDebugUnit:
 
     def ram(self, address: int) -> memoryview | None:
         """Return the RAM from ``address`` on."""
-        for base, (buffer, _) in self._processor.ram.items():
-            if base <= address < base + len(buffer):
-                return buffer[address - base :]
-        return None
+        return self._processor.memory_map.ram_from(address)
 
 
 def update_control(library: ctypes.CDLL, env: int, number: int, value: int) -> None:

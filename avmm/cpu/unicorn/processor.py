@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, cast
+from typing import cast
 
 import unicorn
 from unicorn import x86_const as x86
@@ -25,9 +25,9 @@ from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, Processor
 from avmm.cpu.unicorn import layout
 from avmm.cpu.unicorn._shim import Vcpu
 from avmm.cpu.unicorn.debug import UnicornDebugUnit, update_control
+from avmm.cpu.unicorn.memory import MemoryMap, host_address
 
 CPU_MODEL_EPYC = 35  # the default model has no SVM
-PHYSICAL_BITS = 40  # what CPUID tells the guest; RAM and memory-mapped I/O lie below 1 << PHYSICAL_BITS
 RESERVED = 1 << 44  # our pages: stub, VMCB, host save area, MSR permission map
 VMCB, HOST_SAVE, MSR_MAP, RESERVED_SIZE = RESERVED + 0x1000, RESERVED + 0x2000, RESERVED + 0x3000, 0x6000
 STUB = bytes.fromhex("0f01da0f01d8f4")  # vmload; vmrun; hlt
@@ -91,8 +91,7 @@ class UnicornProcessor:
         self._tsc_base = 0
         self._house: Lock | None = None
         self._code_cache = code_cache
-        self._ram: dict[int, tuple[memoryview, Any]] = {}
-        self._io: dict[int, int] = {}
+        self.memory_map = MemoryMap()
         self._windows: dict[int, tuple[memoryview, bool]] = {}
         self._past: dict[str, int] = {}
         self._cpuid_cache: dict[tuple[int, int], tuple[int, int, int, int]] = {}
@@ -168,7 +167,6 @@ class UnicornProcessor:
 
     def reset(self, state: CpuState) -> None:
         """Start over from ``state``: a new engine over the same memory; counts go on, windows stay open where they are."""
-        ram = list(self._ram.items())
         windows = [(port, buffer, out, self.window_position(port)) for port, (buffer, out) in self._windows.items()]
         units = self.units
         self._shut()
@@ -182,7 +180,7 @@ class UnicornProcessor:
         engine.mem_map(RESERVED, RESERVED_SIZE)
         engine.mem_unmap(RESERVED, RESERVED_SIZE)
         self._reserved = mmap.mmap(-1, RESERVED_SIZE)
-        engine.mem_map_ptr(RESERVED, RESERVED_SIZE, unicorn.UC_PROT_ALL, _address(memoryview(self._reserved))[1])
+        engine.mem_map_ptr(RESERVED, RESERVED_SIZE, unicorn.UC_PROT_ALL, host_address(memoryview(self._reserved))[1])
         self._engine = engine
         self.inside = inside = layout.Inside(engine)
         flag = ctypes.c_uint8.from_address(inside.uc + layout.UC_NO_EXIT_REQUEST)
@@ -198,9 +196,8 @@ class UnicornProcessor:
         vcpu.house = self._house
         self._vcpu = vcpu
         self.executed: Callable[[], int] = vcpu.count
-        self._ram, self._io, self._windows = {}, {}, {}
-        for address, (buffer, _) in ram:
-            self._add_ram(address, buffer)
+        self._windows = {}
+        self.memory_map.renew(vcpu)
         for port, window, out, position in windows:
             if position < len(window):
                 self.window(port, window, out=out, start=position)
@@ -239,7 +236,7 @@ class UnicornProcessor:
     def close(self) -> None:
         """Give back all memory; the processor cannot be used again."""
         self._shut()
-        self._ram = {}
+        self.memory_map.clear()
         self._windows = {}
 
     def _shut(self) -> None:
@@ -285,7 +282,7 @@ class UnicornProcessor:
 
     def _enter(self, vcpu: Vcpu) -> None:
         """Fill what is not RAM with memory-mapped I/O, then execute the stub: stops exactly at the first guest instruction."""
-        self._cover()
+        self.memory_map.cover(vcpu)
         self._entered = True
         units = vcpu.units
         vcpu.house = None  # so short a run lets nobody in, and whoever restores a state does not have the lock
@@ -297,63 +294,21 @@ class UnicornProcessor:
 
     def map_ram(self, address: int, buffer: memoryview) -> None:
         """Let ``buffer`` answer guest-physical ``address``; replaces what was there."""
-        self._remove(address, len(buffer))
-        self._add_ram(address, buffer)
+        self.memory_map.remove(self.native_vcpu, address, len(buffer))
+        self.memory_map.add_ram(self.native_vcpu, address, buffer)
         self._forget_translations()
 
     def unmap_ram(self, address: int, size: int) -> None:
         """Send accesses to that range to the memory callbacks again."""
-        self._remove(address, size)
+        self.memory_map.remove(self.native_vcpu, address, size)
         if self._entered:
-            self._cover()
+            self.memory_map.cover(self.native_vcpu)
         self._forget_translations()
 
     def _forget_translations(self) -> None:
         """Empty the TLB. Unicorn drops the entries of what is unmapped by guest-physical address, and a guest that pages has others."""
         if self._engine is not None and self._entered:
             self._native.library.tlb_flush_x86_64(ctypes.c_void_p(self.inside.cpu))
-
-    def _add_ram(self, address: int, buffer: memoryview) -> None:
-        pin, host = _address(buffer)
-        if self._vcpu is None or not self._vcpu.map_ram(address, len(buffer), host):
-            raise ProcessorError(f"cannot map {len(buffer)} bytes of RAM at {address:#x}")
-        self._ram[address] = (buffer, pin)
-
-    def _remove(self, address: int, size: int) -> None:
-        """Unmap whatever lies in a range; parts that stick out stay as they were."""
-        if self._vcpu is None:
-            raise ProcessorError("this processor is closed")
-        end = address + size
-        for base, (buffer, _) in list(self._ram.items()):
-            if base < end and address < base + len(buffer):
-                self._vcpu.unmap(base, len(buffer))
-                del self._ram[base]
-                if base < address:
-                    self._add_ram(base, buffer[: address - base])
-                if base + len(buffer) > end:
-                    self._add_ram(end, buffer[end - base :])
-        for base, length in list(self._io.items()):
-            if base < end and address < base + length:
-                self._vcpu.unmap(base, length)
-                del self._io[base]
-                if base < address:
-                    self._add_io(base, address - base)
-                if base + length > end:
-                    self._add_io(end, base + length - end)
-
-    def _add_io(self, base: int, size: int) -> None:
-        if self._vcpu is None or not self._vcpu.map_io(base, size):
-            raise ProcessorError(f"cannot map {size} bytes of memory-mapped I/O at {base:#x}")
-        self._io[base] = size
-
-    def _cover(self) -> None:
-        """Answer each address that is not RAM through the memory callbacks."""
-        taken = sorted([(base, len(buffer)) for base, (buffer, _) in self._ram.items()] + list(self._io.items()))
-        at = 0
-        for base, size in [*taken, (1 << PHYSICAL_BITS, 0)]:
-            if base > at:
-                self._add_io(at, base - at)
-            at = base + size
 
     def invalidate(self, address: int, length: int) -> None:
         """Forget translated code of that guest-physical range."""
@@ -432,11 +387,6 @@ class UnicornProcessor:
     def set_control(self, number: int, value: int) -> None:
         """Set CR0, CR3 or CR4 with everything that follows from it."""
         update_control(self._native.library, self.inside.env, number, value)
-
-    @property
-    def ram(self) -> dict[int, tuple[memoryview, Any]]:
-        """What is RAM, by guest-physical address; the second of each pair only keeps the buffer where it is."""
-        return self._ram
 
     @property
     def native_vcpu(self) -> Vcpu:
@@ -544,11 +494,6 @@ _MSRS = {  # MSRs that are fields of the processor's own state
     0xC0000103: ("d", layout.ENV_TSC_AUX // 4),
 }
 _CANONICAL = frozenset({0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102})
-
-
-def _address(buffer: memoryview) -> tuple[Any, int]:
-    pin = ctypes.c_char.from_buffer(buffer)
-    return pin, ctypes.addressof(pin)
 
 
 def _reason(error: int) -> str:
