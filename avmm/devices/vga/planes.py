@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 SIZE = 0x40000
-OFFSETS = 0x10000
 
 EXPAND = [sum(0xFF << 8 * plane for plane in range(4) if mask >> plane & 1) for mask in range(16)]
 """A mask of four planes as 32 bits."""
