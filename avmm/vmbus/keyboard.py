@@ -135,6 +135,9 @@ class SyntheticKeyboard:
         if packet.completion_requested:
             channel.send(PacketKind.COMPLETION, b"", packet.transaction_id)
         if kind == Message.PROTOCOL_REQUEST:
+            if len(self._waiting) >= QUEUE:
+                channel.fail("keyboard: the guest asks and does not take the answers")
+                return
             self._accepted = value == VERSION_1_0
             self._waiting.append(_REQUEST.pack(Message.PROTOCOL_RESPONSE, ACCEPTED if self._accepted else 0))
             self._flush()

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from avmm.vmbus.keyboard import SyntheticKeyboard, keystrokes
+from avmm.vmbus.keyboard import QUEUE, SyntheticKeyboard, keystrokes
 from avmm.vmbus.server import ChannelServer, Packet, PacketKind
 from tests.devices.bench import Bench
 from tests.storage.guest import FakeChannel
@@ -75,6 +75,15 @@ def test_a_key_held_repeats() -> None:
     assert channel.drain() == [event(0x1E, 0), event(0x1E, 0), event(0x1E, 2)]
     with pytest.raises(ValueError, match="no key"):
         keyboard.press("anykey")
+
+
+def test_a_guest_that_asks_and_takes_no_answer_is_cut_off() -> None:
+    keyboard, channel = connected(room=1)
+    for _ in range(QUEUE + 1):
+        keyboard.received(Packet(PacketKind.IN_BAND, 0, 7, REQUEST))
+        assert not channel.failure
+    keyboard.received(Packet(PacketKind.IN_BAND, 0, 7, REQUEST))
+    assert "does not take the answers" in channel.failure
 
 
 def test_a_full_ring_loses_no_key() -> None:
