@@ -354,9 +354,8 @@ def test_a_signal_ends_the_run_cleanly(number: signal.Signals, tmp_path: Path) -
     log = tmp_path / "log"
     with _start("run", image, "--headless", "--serial", str(log), "--timeout", "100000") as process:
         deadline = time.monotonic() + 20
-        while not _locked(image) and time.monotonic() < deadline:
+        while not (_locked(image) and log.exists() and log.read_bytes() == b"serial>") and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(0.2)
         process.send_signal(number)
         assert process.communicate() == (b"", b"")
     assert process.returncode == 128 + number
