@@ -13,7 +13,8 @@ from avmm.control.demo_devirtualize import Demo, Figures, Sample
 from . import lifetime
 from .ctl_physical import Duration
 
-WIDTH = 40
+WIDTH = 34
+"""Of the chart's bars; a line is narrower than 80 columns."""
 
 
 @click.command("devirtualize")
