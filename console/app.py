@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -271,6 +272,8 @@ class Console:
             await self._keep_live(answer)
         elif "\n" in answer:
             self.page = Pager(answer, title=line)
+        elif len(answer) > self.width() - 2:  # too long for the line of messages
+            self.page = Pager(textwrap.fill(answer, self.width()), title=line)
         elif answer or line.strip():
             self.say(answer or f"{line.strip()}: done")
         self.around.arrange()

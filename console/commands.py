@@ -148,7 +148,10 @@ class Interpreter:
 
     async def _qmp(self, rest: str) -> str:
         name, _, text = rest.partition(" ")
-        given = json.loads(text or "{}")
+        try:
+            given = json.loads(text or "{}")
+        except ValueError as error:
+            raise QmpError(f"the arguments are no JSON: {error}") from None
         if not isinstance(given, dict):
             raise QmpError("the arguments are a JSON object")
         return json.dumps(await self.machine.execute(name, given), indent=2)

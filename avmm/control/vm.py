@@ -184,7 +184,7 @@ class Vm:
         Raises SnapshotError without :meth:`keep_history`.
         """
         if self.history is None:
-            raise SnapshotError(f"{self.name} has no history to go back in: call keep_history() before")
+            raise SnapshotError(f"{self.name} has no history to go back in: have it kept first, by keep_history() or avmm ctl keep-history")
         await self.history.rewind(seconds)
 
     @property

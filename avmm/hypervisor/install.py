@@ -117,7 +117,7 @@ class InstallReport:
 
     device: str
     before: str
-    """Where it was: ``hypervisor``, ``service`` or ``kernel``."""
+    """Where it was: ``hypervisor``, ``service`` or ``kernel``; empty for a device that there is not."""
     wanted: str
     image: str
     steps: tuple[Step, ...]
@@ -136,7 +136,7 @@ class InstallError(Exception):
     """The device is where it was; the sentence and the report say why."""
 
     def __init__(self, report: InstallReport) -> None:
-        super().__init__(f"{report.device} stays in the {report.before}: {report.error}")
+        super().__init__(f"{report.device} stays in the {report.before}: {report.error}" if report.before else report.error)
         self.report = report
 
 

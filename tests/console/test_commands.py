@@ -84,9 +84,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     [
         ("nonsense", "nonsense is no command"), ("status", "running"), ("info status", "VM status: running"), ("info registers", "rip"),
         ("xp /2xb 0x7dfe", "0x55 0xaa"), ("x/2i 0x7c00", "xor"), ("stats", "interrupts injected"), ("help x", "dump linear memory"),
-        ("info  status", "VM status: paused"), ("install nothing", "no device called nothing"), ("uninstall pit", "pit"),
+        ("info  status", "VM status: paused"), ("install nothing", "this machine has no device called nothing"), ("uninstall pit", "pit"),
         ("install pit", "pit"), ("uninstall pit to much more", "uninstall DEVICE [PLACE]"), ("stop now", "stop takes no arguments"),
-        ("qmp query-name", '"talker"'), ("qmp query-name [", "Expecting value"), ("sendkey x-y-nokey", "nokey"),
+        ("qmp query-name", '"talker"'), ("qmp query-name [", "the arguments are no JSON"), ("sendkey x-y-nokey", "nokey"),
         ("mode 'open", "No closing quotation"), ("eject", "'cdrom' not found"),
         ("insert", "insert FILE"), ("inspect pit", "state.counters.0.reload"), ("inspect nothing", "there is no device 'nothing'"),
         ("trace", "switch"), ("top", "talker  running"), ("commit", "disk0"), ("virtualize ata0", "no physical device"),
