@@ -10,7 +10,7 @@ from avmm.control.vm import Vm
 from avmm.control.watch import MachineEnded, WaitTimeout
 from avmm.cpu.engine import ProcessorError
 from avmm.cpu.script import ScriptCpu
-from avmm.host.backing import ImageError
+from avmm.host.opening import ImageError
 from avmm.hypervisor.image import DeviceImageError
 from avmm.hypervisor.install import InstallError, InstallReport
 from avmm.hypervisor.partition import RunState

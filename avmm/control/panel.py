@@ -22,7 +22,7 @@ from avmm.control.seat import LocalSeat, SeatServer
 from avmm.control.sockets import CONSOLE_SUFFIX, SUFFIX, make_private, runtime_folder
 from avmm.control.vm import Vm
 from avmm.cpu.engine import ProcessorError
-from avmm.host.backing import ImageError
+from avmm.host.opening import ImageError
 from avmm.hypervisor.partition import RunState
 
 

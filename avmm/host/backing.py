@@ -15,29 +15,24 @@ reports a failed write-back once and forgets it, so after one failed flush all l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import hashlib
 import os
-import stat
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import perf_counter_ns
-from typing import IO, Any, Literal, TypeVar
-
-import aiofiles
+from typing import Any, TypeVar
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
-from avmm.host.overlay import PAGE, Overlay, OverlayError
+from avmm.host.opening import ImageError, Mode, explain, measure, open_file, open_overlay
+from avmm.host.overlay import PAGE, Overlay
 from avmm.host.requests import Data
 
 T = TypeVar("T")
-Mode = Literal["rw", "ro", "overlay"]
 Segment = tuple[int, int, int, int]
 """File descriptor, offset in that file, offset in the buffer, length."""
 
@@ -52,10 +47,6 @@ SAMPLE, SAMPLES = 16 << 10, 32
 THREADS = 4
 COMMIT_SECTORS = 2048
 """Sectors that a commit looks at at once."""
-
-
-class ImageError(ValueError):
-    """The image cannot be used as a disk; one sentence that says which and why."""
 
 
 class BackingFile:
@@ -101,11 +92,11 @@ class BackingFile:
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"file:{path.name}")
         async with AsyncExitStack() as held:
             held.callback(pool.shutdown)
-            fd = await _open_file(path, held, pool, write=mode == "rw", create=mode == "rw" and size is not None)
-            length = await asyncio.get_running_loop().run_in_executor(pool, _measure, path, fd, size, mode)
+            fd = await open_file(path, held, pool, write=mode == "rw", create=mode == "rw" and size is not None)
+            length = await asyncio.get_running_loop().run_in_executor(pool, measure, path, fd, size, mode)
             overlay = None
             if mode == "overlay":
-                overlay = await _open_overlay(path, None if overlay_path is None else Path(overlay_path), -(-length // SECTOR), held, pool)
+                overlay = await open_overlay(None if overlay_path is None else Path(overlay_path), -(-length // SECTOR), held, pool)
             return cls(path, mode, fd, length, overlay=overlay, pool=pool, held=held.pop_all())
 
     @property
@@ -343,7 +334,7 @@ class BackingFile:
                 total = self._commit_to(image.fileno(), overlay)
                 os.fsync(image.fileno())
         except OSError as error:
-            raise ImageError(_explain(self.path, error, True)) from error
+            raise ImageError(explain(self.path, error, True)) from error
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_SH)
         return total
@@ -379,78 +370,3 @@ def _write_all(fd: int, at: int, data: Data) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:] if done else view, at + done)
-
-
-async def _open_file(path: Path, held: AsyncExitStack, pool: ThreadPoolExecutor, *, write: bool, create: bool) -> int:
-    def opener(name: str, flags: int) -> int:
-        # O_NONBLOCK: a FIFO must not hold us up. It means nothing to the files that are accepted.
-        fd = os.open(name, flags | os.O_NONBLOCK | (os.O_CREAT if create else 0), 0o644)
-        try:
-            if not (stat.S_ISREG(mode := os.fstat(fd).st_mode) or stat.S_ISBLK(mode)):
-                raise ImageError(f"{path} is not a file that can hold a disk image.")
-            fcntl.flock(fd, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    mode: Literal["rb+", "rb"] = "rb+" if write else "rb"
-    try:
-        opening = asyncio.ensure_future(aiofiles.open(str(path), mode, buffering=0, opener=opener, executor=pool))
-        try:
-            file = await asyncio.shield(opening)
-        except asyncio.CancelledError:  # a thread is at it and cannot be called back: what it opens is closed again
-            with contextlib.suppress(OSError, ImageError):
-                await (await opening).close()
-            raise
-    except OSError as error:
-        raise ImageError(_explain(path, error, write)) from error
-    held.push_async_callback(file.close)
-    return file.fileno()
-
-
-def _explain(path: Path, error: OSError, write: bool) -> str:
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
-            return f"{path} does not exist."
-        case errno.EISDIR:
-            return f"{path} is a directory, not a disk image."
-        case errno.EWOULDBLOCK:
-            return f"{path} is in use: another machine has locked it."
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            if write:
-                return f"{path} is not writable; open it read-only or with an overlay."
-            return f"{path} cannot be read: permission denied."
-    return f"{path} cannot be opened: {error.strerror or error}."
-
-
-def _measure(path: Path, fd: int, size: int | None, mode: Mode) -> int:
-    length = os.lseek(fd, 0, os.SEEK_END)
-    if size is not None and mode == "rw" and not length:
-        try:
-            os.ftruncate(fd, size)
-        except OSError as error:
-            raise ImageError(f"{path} cannot be made {size} bytes long: {error.strerror}.") from error
-        length = size
-    if size is not None and length != size:
-        raise ImageError(f"{path} has {length} bytes, not the {size} asked for.")
-    if length < SECTOR:
-        raise ImageError(f"{path} is too short for a disk image: {length} bytes, a sector has {SECTOR}.")
-    return length
-
-
-def _nameless(held: AsyncExitStack) -> IO[bytes]:
-    return held.enter_context(tempfile.TemporaryFile(buffering=0))
-
-
-async def _open_overlay(base: Path, path: Path | None, sectors: int, held: AsyncExitStack, pool: ThreadPoolExecutor) -> Overlay:
-    loop = asyncio.get_running_loop()
-    if path is None:
-        nameless = await loop.run_in_executor(pool, _nameless, held)
-        return Overlay(nameless.fileno(), sectors, permanent=False)
-
-    fd = await _open_file(path, held, pool, write=True, create=True)
-    try:
-        return await loop.run_in_executor(pool, Overlay.load, fd, sectors)
-    except (OverlayError, OSError) as error:
-        raise ImageError(f"{path} {error if isinstance(error, OverlayError) else f'cannot be used: {error.strerror}'}.") from error

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from avmm.devices.device import Device
-from avmm.host.backing import Mode
+from avmm.host.opening import Mode
 from avmm.host.requests import Stage, StageEnded
 from avmm.host.virtualization_driver import Disk
 from avmm.hypervisor.irp import Irp, IrpKind, journey

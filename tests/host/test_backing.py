@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from avmm.devices.block import BlockError, BlockFault
 from avmm.host import backing
-from avmm.host.backing import BackingFile, ImageError
+from avmm.host.backing import BackingFile
+from avmm.host.opening import ImageError
 from avmm.host.overlay import PAGE, Overlay
 from tests.host.leaks import nothing_left
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import avmm
-from avmm.host.backing import ImageError
+from avmm.host.opening import ImageError
 
 pytestmark = pytest.mark.asyncio
 

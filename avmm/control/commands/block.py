@@ -11,7 +11,7 @@ from avmm.control.vm import Vm
 from avmm.devices.ata.channel import AtaChannel
 from avmm.devices.ata.drive import AtapiCdrom
 from avmm.devices.block import BlockError
-from avmm.host.backing import ImageError
+from avmm.host.opening import ImageError
 from avmm.host.virtualization_driver import Disk
 from avmm.hypervisor.partition import RunState
 
