@@ -10,10 +10,7 @@ from avmm.control.qmp import QmpError
 from avmm.control.vm import Vm
 from avmm.devices.ata.channel import AtaChannel
 from avmm.devices.ata.drive import AtapiCdrom
-from avmm.devices.block import BlockError
-from avmm.host.opening import ImageError
 from avmm.host.virtualization_driver import Disk
-from avmm.hypervisor.partition import RunState
 
 TABLE = Table()
 CDROM = "cdrom"
@@ -116,10 +113,7 @@ async def change_cd(vm: Vm, name: str, filename: str, force: bool) -> None:
     old = next(entry for entry in machine.names if machine.service.disks.get(entry) is drive.disk)
     base = f"{vm.name}/{name}"
     new = base if old != base else f"{base}+"  # two names in turn: both are open for a moment
-    try:
-        disk = await machine.service.open_disk(new, filename, "ro")
-    except ImageError as error:
-        raise QmpError(str(error)) from None
+    disk = await machine.service.open_disk(new, filename, "ro")
     machine.names.append(new)
     drive.insert(disk)
     machine.names.remove(old)
@@ -142,16 +136,8 @@ async def _commit(call: Call) -> object:
     for disk in drives(vm).values():
         if disk.file.overlay is not None and _is_built_in(disk.file.path):
             raise QmpError(f"{disk.file.path} is the built-in guest's, which is part of avmm: copy it, and run the copy")
-    going = vm.state is RunState.RUNNING
-    if going:
-        await vm.pause()
-    try:
+    async with vm.partition.still():
         written = {name: await disk.file.commit() for name, disk in drives(vm).items() if not disk.read_only}
-    except (ImageError, BlockError) as error:
-        raise QmpError(str(error)) from None
-    finally:
-        if going:
-            await vm.resume()
     return {"drives": [{"device": name, "sectors": sectors} for name, sectors in written.items()]}
 
 

@@ -6,13 +6,26 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from avmm.control.config import ConfigError
+from avmm.control.mode import ModeError
+from avmm.control.physical import VirtualizeError
 from avmm.control.qmp import QmpError
+from avmm.control.snapshot import SnapshotError
+from avmm.debug.debugger import DebugError
+from avmm.devices.block import BlockError
+from avmm.host.opening import ImageError
+from avmm.hypervisor.image import DeviceImageError
+from avmm.hypervisor.install import InstallError
 
 if TYPE_CHECKING:
     from avmm.control.commands.target import Target
     from avmm.control.vm import Vm
 
 REQUIRED = object()
+REFUSALS = (
+    BlockError, ConfigError, DebugError, DeviceImageError, ImageError, InstallError, ModeError, QmpError, SnapshotError, VirtualizeError
+)  # fmt: skip
+"""What a machine raises when it cannot do what a command asks for; each says why in one sentence."""
 _NAMES: dict[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
 

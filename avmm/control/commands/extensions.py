@@ -8,13 +8,10 @@ from typing import Any
 from avmm.control.commands.command import Arg, Call, Table
 from avmm.control.commands.jsonable import jsonable
 from avmm.control.commands.machine import STATUS
-from avmm.control.mode import ModeError
 from avmm.control.qmp import QmpError
 from avmm.control.request_trace import trace_requests
 from avmm.control.vm import Vm
 from avmm.host.requests import Op
-from avmm.hypervisor.image import DeviceImageError
-from avmm.hypervisor.install import InstallError
 from avmm.hypervisor.partition import RunState
 
 TABLE = Table()
@@ -112,10 +109,7 @@ async def _uninstall(call: Call) -> object:
 
 
 async def _move(call: Call, moving: Awaitable[object]) -> object:
-    try:
-        report = await moving
-    except (InstallError, DeviceImageError) as error:
-        raise QmpError(str(error)) from None
+    report = await moving
     device = call["device"]
     call.target.announce(call.vm, "X_AVMM_PLACEMENT", device=device, placement=call.vm.partition.placement.get(device, ""))
     return jsonable(report)
@@ -123,9 +117,6 @@ async def _move(call: Call, moving: Awaitable[object]) -> object:
 
 @TABLE.command("x-avmm-mode", mode=Arg(str))
 async def _mode(call: Call) -> object:
-    try:
-        mode = await call.running.set_mode(call["mode"])
-    except ModeError as error:
-        raise QmpError(str(error)) from None
+    mode = await call.running.set_mode(call["mode"])
     call.target.announce(call.vm, "X_AVMM_MODE", mode=mode)
     return {"mode": mode}

@@ -8,14 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from avmm.control.commands import block, debugging, snapshots, user
-from avmm.control.commands.command import Call
+from avmm.control.commands.command import REFUSALS, Call
 from avmm.control.commands.machine import STATUS
 from avmm.control.commands.physical import describe
-from avmm.control.config import ConfigError
 from avmm.control.qmp import QmpError, version
-from avmm.control.snapshot import SnapshotError
 from avmm.control.vm import Vm
-from avmm.debug.debugger import DebugError
 from avmm.hypervisor.report import disassembly, registers
 
 Handler = Callable[[Call, list[str]], Awaitable[str]]
@@ -37,7 +34,7 @@ async def run(call: Call, line: str) -> str:
         return f"unknown command: '{words[0]}'\r\n"
     try:
         text = await handler[0](call, words[1:])
-    except (QmpError, DebugError, SnapshotError, ConfigError) as error:
+    except REFUSALS as error:
         text = f"Error: {error}"
     return text.replace("\n", "\r\n") + "\r\n" if text else ""
 

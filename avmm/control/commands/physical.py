@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Any
 
 from avmm.control.commands.command import Arg, Call, Table
 from avmm.control.commands.jsonable import jsonable
 from avmm.control.config import ConfigError, Disk
-from avmm.control.physical import VirtualizeError
 from avmm.control.qmp import QmpError
 from avmm.control.vm import Vm
 from avmm.interpose.switch import SwitchReport
@@ -42,9 +40,7 @@ async def _devirtualize(call: Call) -> object:
 
 async def _switched(call: Call, switch: Any) -> object:
     """Return the report; whether the device has changed hands is in ``done``."""
-    report: SwitchReport = await _refused(
-        switch(call["device"], call["when"], float(call["bound"]), call["on-bound"], float(call["patience"]))
-    )
+    report: SwitchReport = await switch(call["device"], call["when"], float(call["bound"]), call["on-bound"], float(call["patience"]))
     if report.done:
         call.target.announce(call.vm, "X_AVMM_PHYSICAL", device=report.device, mode=report.to)
     return {**jsonable(report), "done": report.done}
@@ -56,7 +52,10 @@ async def _interpose(call: Call) -> object:
     device, options = call["device"], dict(call["options"])
     if call["kind"] == "share":
         return await _share(call, device, options)
-    await _refused(call.running.interpose(device, call["kind"], **options))
+    try:
+        await call.running.interpose(device, call["kind"], **options)
+    except TypeError as error:  # an option called like another parameter
+        raise QmpError(str(error)) from None
     return describe_one(call.vm, device)
 
 
@@ -65,10 +64,7 @@ async def _share(call: Call, device: str, options: dict[str, Any]) -> object:
     if other is None or other is call.vm:
         known = ", ".join(name for name in call.target.host.vms if name != call.vm.name)
         raise QmpError(f"say with which machine of this host, by the option 'with' ({known or 'there is no other'})")
-    try:
-        shared = call.running.share_disk(device, int(options.get("drive", 0)))
-    except VirtualizeError as error:
-        raise QmpError(str(error)) from None
+    shared = call.running.share_disk(device, int(options.get("drive", 0)))
     try:
         lun = await other.attach_disk(Disk(shared, "ro"))
     except ConfigError as error:
@@ -79,27 +75,16 @@ async def _share(call: Call, device: str, options: dict[str, Any]) -> object:
 
 @TABLE.command("x-avmm-remove-interposer", device=Arg(str), kind=Arg(str))
 async def _remove(call: Call) -> object:
-    await _refused(call.vm.remove_interposer(call["device"], call["kind"]))
+    await call.vm.remove_interposer(call["device"], call["kind"])
     return describe_one(call.vm, call["device"])
 
 
 @TABLE.command("x-avmm-switch-over", device=Arg(str))
 async def _switch_over(call: Call) -> object:
-    try:
-        call.running.switch_over(call["device"])
-    except VirtualizeError as error:
-        raise QmpError(str(error)) from None
+    call.running.switch_over(call["device"])
     return describe_one(call.vm, call["device"])
 
 
 def describe_one(vm: Vm, device: str) -> dict[str, Any]:
     """Return what is known of one physical device."""
     return next(entry for entry in describe(vm) if entry["device"] == device)
-
-
-async def _refused(work: Awaitable[Any]) -> Any:
-    """Await; what cannot be done is an error of the command's."""
-    try:
-        return await work
-    except (VirtualizeError, TypeError) as error:
-        raise QmpError(str(error)) from None

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from avmm.control.commands.command import Call, Command
+from avmm.control.commands.command import REFUSALS, Call, Command
 from avmm.control.host import Host
 from avmm.control.qmp import Publish, QmpError
 from avmm.control.vm import Vm
@@ -67,7 +67,12 @@ class Target:
         call = Call(self, command.check(given), chosen)
         if chosen is not None and chosen.name not in self.host.vms:
             raise QmpError(f"'{chosen.name}' is gone")
-        return await command.action(call)
+        try:
+            return await command.action(call)
+        except QmpError:
+            raise
+        except REFUSALS as error:
+            raise QmpError(str(error)) from None
 
     def _find(self, name: object) -> Vm:
         if name is None:

@@ -56,7 +56,6 @@ class LocalSeat:
         self._poke = asyncio.Event()
         self._hurried_until = 0.0
         self._facts_at = 0.0
-        self._buttons = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
