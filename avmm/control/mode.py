@@ -44,4 +44,6 @@ async def set_mode(partition: Partition, port: GuestPort | None, mode: str, time
         raise ModeError(str(error)) from None
     if port.error:
         raise ModeError(f"the guest stays {current(port)}: {REASONS.get(port.error, f'its error {port.error}')}")
+    if current(port) != mode:
+        raise ModeError(f"{partition.name} was reset before its guest was {mode}")
     return mode

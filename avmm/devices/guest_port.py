@@ -5,7 +5,7 @@ in bits 8-15 whether the steps of requests are (1: they are), and takes the inte
 with the mode it is in (bits 0-7) and why the last change failed (bits 8-15, an error of its own, 0 if it did not). Port
 5F4h, 32 bits wide, takes the steps: which one (bits 24-31), and the number of the request (bits 0-23).
 
-The invariant: ``answered`` is true from the guest's first word after :meth:`GuestPort.ask` on, and only then.
+The invariant: ``answered`` is false from :meth:`GuestPort.ask` to the guest's next word, or the machine's reset, and only then.
 """
 
 from __future__ import annotations

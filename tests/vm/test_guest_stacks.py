@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import shutil
@@ -165,6 +166,18 @@ async def test_m6_the_host_tells_the_mode(image: Path) -> None:
         await vm.wait_until(lambda: vm.mode is None)
         with pytest.raises(avmm.ModeError, match="nobody in the guest listens"):
             await vm.set_mode("enlightened")
+
+
+async def test_a_guest_that_is_reset_meanwhile_has_not_switched(image: Path) -> None:
+    async with booted(image) as vm:
+        asked = asyncio.create_task(vm.set_mode("enlightened"))
+        await asyncio.sleep(0)
+        await vm.reset()
+        with pytest.raises(avmm.ModeError, match="vm was reset before its guest was enlightened"):
+            await asked
+        await vm.serial.wait_for("ok> ")
+        assert vm.mode == "emulated"
+        assert await vm.set_mode("enlightened") == "enlightened"
 
 
 async def test_m10_the_host_hears_why_a_guest_stays_as_it_is(image: Path) -> None:
