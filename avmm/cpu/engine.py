@@ -36,6 +36,15 @@ class Segment:
     limit: int = 0xFFFF
     attributes: int = 0x93
 
+    @property
+    def bits(self) -> int:
+        """How wide code is that runs in it: 16, 32 or 64."""
+        return 64 if self.attributes & 0x200 else 32 if self.attributes & 0x400 else 16
+
+    def linear(self, offset: int) -> int:
+        """Return the linear address of code at ``offset``."""
+        return offset if self.bits == 64 else offset + self.base & 0xFFFF_FFFF
+
 
 @dataclass(frozen=True, slots=True)
 class CpuState:

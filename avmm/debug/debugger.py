@@ -291,9 +291,7 @@ class Debugger:
         """The linear address of the next instruction."""
         self.unit.begin()
         cpu = self.partition.processor
-        code = cpu.segment("cs")
-        rip = cpu.register("rip")
-        return rip if code.attributes & 0x200 else rip + code.base & 0xFFFF_FFFF
+        return cpu.segment("cs").linear(cpu.register("rip"))
 
     def register(self, name: str) -> int:
         """Return a register by its name in gdb. KeyError when there is none."""

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from avmm.cpu.engine import Processor
+from avmm.memory import PAGE
 
 PG, PAE, PSE, LMA = 1 << 31, 1 << 5, 1 << 4, 0x400
 PRESENT, LARGE = 1, 1 << 7
 ADDRESS = 0x000F_FFFF_FFFF_F000
-PAGE = 4096
 
 Read = Callable[[int, int], int | None]
 """``(guest-physical address, size)`` -> the little-endian number there, None where there is no RAM."""

@@ -32,6 +32,8 @@ def parse(lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
             address, kind, name = int(words[0], 16), words[1], words[2]
         except (ValueError, IndexError):
             raise SymbolsError(f"line {number} is not an address, a letter and a name: {line.strip()[:60]!r}") from None
+        if not 0 <= address < 1 << 64:
+            raise SymbolsError(f"line {number} has an address that no processor has: {words[0][:60]}")
         yield address, kind, name
 
 

@@ -73,7 +73,7 @@ class Layout:
         value = int.from_bytes(data, "little")
         if register.type == "code_ptr":
             code = debugger.partition.processor.segment("cs")
-            if not code.attributes & 0x200:
+            if code.bits != 64:
                 value = value - code.base & 0xFFFF_FFFF
         debugger.set_register(register.source or register.name, value)
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 TRAIL_SHOWN = 16
 INSTRUCTIONS_SHOWN = 8
-LONG = 0x200  # of the attributes of CS: 64-bit code
 LONGEST = 15  # bytes of an instruction
 
 
@@ -25,7 +24,7 @@ def registers(cpu: Processor) -> str:
     """Return the registers as people read them, in the width of the current mode."""
     names = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
     more = tuple(f"r{n}" for n in range(8, 16))
-    long_mode = bool(cpu.segment("cs").attributes & 0x200)
+    long_mode = cpu.segment("cs").bits == 64
     width = 16 if long_mode else 8
     lines = []
     for row in (names[:4], names[4:], *((more[:4], more[4:]) if long_mode else ())):
@@ -38,9 +37,8 @@ def registers(cpu: Processor) -> str:
 
 def disassembly(cpu: Processor, memory: GuestMemory, count: int = INSTRUCTIONS_SHOWN, linear: int | None = None) -> list[str]:
     """Return the next instructions, one a line, from ``linear`` or from where the processor stands."""
-    code = cpu.segment("cs")
     if linear is None:
-        linear = cpu.register("rip") + (0 if code.attributes & LONG else code.base)
+        linear = cpu.segment("cs").linear(cpu.register("rip"))
     text = bytearray()
     for address in range(linear, linear + LONGEST * count):
         physical = cpu.translate(address)
@@ -54,9 +52,8 @@ def decoded(cpu: Processor, text: bytes, linear: int, count: int) -> list[tuple[
     """Return the instructions in ``text``, which lies at ``linear``, in the processor's mode: the address of each, and its line."""
     import capstone  # not at the top: few machines need it
 
-    attributes = cpu.segment("cs").attributes
-    mode = capstone.CS_MODE_64 if attributes & LONG else capstone.CS_MODE_32 if attributes & 0x400 else capstone.CS_MODE_16
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, modes[cpu.segment("cs").bits])
     found = decoder.disasm(text, linear, count)
     return [(i.address, f"{i.address:#010x}  {i.bytes.hex():<20}  {i.mnemonic} {i.op_str}".rstrip()) for i in found]
 

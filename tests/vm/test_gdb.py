@@ -137,5 +137,8 @@ async def test_linux_with_symbols(tmp_path: Path) -> None:
 def test_a_list_of_symbols_that_is_none() -> None:
     with pytest.raises(SymbolsError, match="line 2 is not an address"):
         elf(["ffffffff81000000 T _text", "hello"])
+    for address in ("11111111111111111", "-1"):
+        with pytest.raises(SymbolsError, match=f"line 1 has an address that no processor has: {address}"):
+            elf([f"{address} T x"])
     with pytest.raises(SymbolsError, match="kptr_restrict"):
         elf(["0000000000000000 T _text"])

@@ -14,7 +14,7 @@ from avmm.control.commands.command import Call
 from avmm.control.qmp import QmpError
 from avmm.control.reverse import Reverse
 from avmm.debug.debugger import Debugger, Stop
-from avmm.hypervisor.report import decoded, registers
+from avmm.hypervisor.report import LONGEST, decoded, registers
 
 Handler = Callable[[Call, list[str]], Awaitable[str]]
 OWNER = "console"
@@ -91,7 +91,7 @@ def _dump_line(at: int, data: bytes) -> str:
 
 def _instructions(debugger: Debugger, start: int, count: int) -> str:
     points = {point.address for point in debugger.points.values() if point.kind == "code"}
-    data = debugger.read(start, 15 * count)
+    data = debugger.read(start, LONGEST * count)
     lines = []
     for at, text in decoded(debugger.partition.processor, data, start, count):
         lines.append(f"{'=>' if at == debugger.pc else '  '}{'*' if at in points else ' '}{text}")

@@ -294,7 +294,7 @@ def _address(vm: Vm, text: str) -> int:
             value = vm.partition.processor.register(name)
         except (KeyError, ValueError):
             raise QmpError(f"unknown register {text}") from None
-        return value + (vm.partition.processor.segment("cs").base if name == "rip" else 0)
+        return vm.partition.processor.segment("cs").linear(value) if name == "rip" else value
     try:
         return int(text, 0)
     except ValueError:
