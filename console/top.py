@@ -101,7 +101,7 @@ async def _watch(folder: Path, interval: float, once: bool, as_json: bool) -> in
         if as_json:
             click.echo("[]")
         else:
-            click.echo("no machine runs", err=True)
+            click.echo("no machine runs: avmm up starts some", err=True)
         return 0
     if as_json or once or not sys.stdout.isatty():
         while True:
