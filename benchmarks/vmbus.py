@@ -25,8 +25,8 @@ from avmm.storage.controller import ScsiController
 from avmm.storage.scsi_disk import ScsiDisk
 from avmm.storage.wire import Direction, Operation, ScsiRequest, Version, VstorPacket
 from avmm.vmbus.channel import Channel, OpenRequest
+from avmm.vmbus.packets import PacketKind, PageRange, pack_packet
 from avmm.vmbus.ring import Incoming, Outgoing, RingMemory
-from avmm.vmbus.wire import PacketKind, PageRange, pack_packet
 from avmm.vmbus.worker import Worker
 
 REQUESTS = 2000

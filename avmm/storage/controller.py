@@ -28,8 +28,8 @@ from avmm.storage.scsi_disk import Command, Result, ScsiDisk, Work
 from avmm.storage.sense import SenseKey
 from avmm.storage.storvsp import Execute, ProtocolError, Reset, StorVsp
 from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
+from avmm.vmbus.packets import COMPLETION_REQUESTED
 from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer, Packet, PacketKind
-from avmm.vmbus.wire import COMPLETION_REQUESTED
 
 DEPTH: Final = 256
 """SCSI requests in flight, at most."""

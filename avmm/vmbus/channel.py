@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from avmm.devices.device import Board
 from avmm.hypervisor.irp import journey, next_id
 from avmm.memory import PAGE, GuestMemory
+from avmm.vmbus.packets import COMPLETION_REQUESTED, PacketKind, pack_packet, packet_length, unpack_packet
 from avmm.vmbus.ring import Incoming, Outgoing, RingError, RingMemory
 from avmm.vmbus.server import ChannelServer, GpaRange, GpaRanges, Packet
-from avmm.vmbus.wire import COMPLETION_REQUESTED, PacketKind, WireError, pack_packet, packet_length, unpack_packet
+from avmm.vmbus.wire import WireError
 
 TURN = 32
 """Packets taken in one turn; then others have theirs."""

@@ -17,8 +17,8 @@ from avmm.hypervisor.hyperv import registers as reg
 from avmm.hypervisor.hyperv.hypercall import POST_MESSAGE, SIGNAL_EVENT, Status
 from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus import wire
+from avmm.vmbus.packets import FOOTER, PacketKind, PageRange, RawPacket, pack_packet, pack_ranges, unpack_packet
 from avmm.vmbus.ring import Incoming, Outgoing, RingMemory
-from avmm.vmbus.wire import PacketKind, PageRange, RawPacket
 
 SINT = 2
 SLOT = 256
@@ -51,9 +51,9 @@ class GuestChannel:
         ranges: list[PageRange] | None = None,
     ) -> bool:  # fmt: skip
         """Write a packet and signal by the rules; False when the ring is full (the host is asked to signal room)."""
-        packet = wire.pack_packet(kind, payload, transaction_id, flags=int(completion), ranges=ranges)
+        packet = pack_packet(kind, payload, transaction_id, flags=int(completion), ranges=ranges)
         signal = self.outgoing.write(packet)
-        if signal is None and self.outgoing.want_room(len(packet) + wire.FOOTER.size):
+        if signal is None and self.outgoing.want_room(len(packet) + FOOTER.size):
             signal = self.outgoing.write(packet)
         if signal is None:
             return False
@@ -65,7 +65,7 @@ class GuestChannel:
         """Take everything the host has sent."""
         packets = []
         while (raw := self.incoming.take()) is not None:
-            packets.append(wire.unpack_packet(raw, self.client.memory.size // PAGE, PageRange))
+            packets.append(unpack_packet(raw, self.client.memory.size // PAGE, PageRange))
         if self.incoming.commit():
             self.signal()
         return packets
@@ -195,7 +195,7 @@ class GuestClient:
         """Hand pages to the host; returns the GPADL's number and the status."""
         gpadl = self._next_gpadl
         self._next_gpadl += 1
-        data = wire.pack_ranges(ranges)
+        data = pack_ranges(ranges)
         first = 240 - wire.GpadlHeader.size()
         self.post(wire.GpadlHeader(channel_id, gpadl, len(data), len(ranges), data[:first]))
         step = 240 - wire.GpadlBody.size()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from avmm.vmbus.wire import GpadlBody, GpadlHeader, PageRange, WireError, unpack_ranges
+from avmm.vmbus.packets import PageRange, unpack_ranges
+from avmm.vmbus.wire import GpadlBody, GpadlHeader, WireError
 
 MAX_LISTS = 1024
 MAX_PAGES = 1 << 19  # in all lists of a guest: 2 GiB of shared memory

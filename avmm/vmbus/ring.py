@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from avmm.memory import PAGE, GuestMemory
-from avmm.vmbus.wire import DESCRIPTOR, FOOTER
+from avmm.vmbus.packets import DESCRIPTOR, FOOTER
 
 WRITE_INDEX, READ_INDEX, INTERRUPT_MASK, PENDING_SEND_SIZE, FEATURES = 0, 4, 8, 12, 64
 _WRITE, _READ, _MASK = WRITE_INDEX // 4, READ_INDEX // 4, INTERRUPT_MASK // 4

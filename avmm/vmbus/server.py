@@ -18,8 +18,8 @@ from uuid import UUID
 
 from avmm.devices.device import Board
 from avmm.memory import PAGE, GuestMemory, Segment
-from avmm.vmbus.wire import PacketKind as PacketKind  # noqa: PLC0414 - servers take it from here
-from avmm.vmbus.wire import PageRange
+from avmm.vmbus.packets import PacketKind as PacketKind  # noqa: PLC0414 - servers take it from here
+from avmm.vmbus.packets import PageRange
 
 ENUMERATE_INTERFACE = 0x1
 """Offer flag: the guest makes a device of it."""

@@ -25,9 +25,9 @@ from avmm.memory import PAGE
 from avmm.storage import wire as storage
 from avmm.vmbus import video, wire
 from avmm.vmbus.client import GuestChannel, GuestClient
+from avmm.vmbus.packets import PageRange
 from avmm.vmbus.ring import READ_INDEX, WRITE_INDEX, RingError
 from avmm.vmbus.server import PacketKind
-from avmm.vmbus.wire import PageRange
 from guests.filearea import read_area
 
 pytestmark = pytest.mark.asyncio

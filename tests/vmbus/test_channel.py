@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from avmm.hypervisor.irp import journey
 from avmm.hypervisor.partition import RunState
 from avmm.vmbus import wire
+from avmm.vmbus.packets import PageRange, packet_length
 from avmm.vmbus.server import GpaRange, GpaRanges, Packet, PacketKind
-from avmm.vmbus.wire import PageRange, Version, packet_length
+from avmm.vmbus.wire import Version
 from tests.vmbus.rig import BusRig, Recorder
 
 

@@ -13,9 +13,9 @@ from avmm.hypervisor.hyperv import registers as reg
 from avmm.hypervisor.hyperv.hypercall import Status
 from avmm.vmbus import wire
 from avmm.vmbus.client import GuestChannel
+from avmm.vmbus.packets import PageRange
 from avmm.vmbus.ring import READ_INDEX, WRITE_INDEX
 from avmm.vmbus.server import PacketKind
-from avmm.vmbus.wire import PageRange
 from tests.vmbus.rig import BusRig, Recorder
 
 

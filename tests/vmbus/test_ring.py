@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avmm.memory import GuestMemory
+from avmm.vmbus.packets import pack_packet
 from avmm.vmbus.ring import INTERRUPT_MASK, PENDING_SEND_SIZE, READ_INDEX, WRITE_INDEX, Incoming, Outgoing, RingError, RingMemory
-from avmm.vmbus.wire import pack_packet
 
 PFNS = (3, 7, 6, 9)  # not contiguous: 12 KiB of data in three pieces
 
