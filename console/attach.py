@@ -54,9 +54,9 @@ class Commands:
 @click.option("--prefix", metavar="KEY", default=prefix_name(PREFIX), show_default=True, help="The key before the console's commands.")
 @click.option("--record", metavar="F.cast", help="Record the console as an asciicast (asciinema plays it).")
 def attach(vms: tuple[str, ...], socket: tuple[str, ...], prefix: str, record: str | None) -> int:
-    """Open a console on machines that run: all there are, or those named.
+    """Open a console on machines that run.
 
-    A machine may have several consoles at once.
+    All that there are, or those named. A machine may have several consoles at once.
 
     \b
       avmm up machine.toml &         a host with its machines

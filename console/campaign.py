@@ -41,8 +41,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 @click.option("--junit", "junit_file", metavar="F", help="Write all results as JUnit's XML; - is standard output.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the instances.")
 def campaign(matrix: tuple[str, ...], workers: int | None, json_file: str | None, junit_file: str | None, **given: Any) -> int:
-    """Run a scenario many times, over all combinations of a matrix, several at once.
+    """Run a scenario many times, over a matrix of parameters.
 
+    All combinations are run, several at once.
     SCENARIO.PY is a file of tests for pytest. A test declares its parameters with their defaults by the marker
     avmm_params, and finds them in the fixtures avmm_param and avmm_seed; machines have the seed, too.
 

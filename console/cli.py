@@ -145,7 +145,9 @@ def run(ctx: click.Context, /, **given: Any) -> int:
 @click.option("--screenshot", metavar="F.png", help="Save the screen at the end.")
 @click.option("--stats", is_flag=True, help="Print at the end what the machine did.")
 def replay(file: str, print_screen: bool, screenshot: str | None, stats: bool) -> int:
-    """Make a run again that was recorded with avmm run --record-input FILE.
+    """Make a recorded run again.
+
+    FILE is from avmm run --record-input FILE.
 
     The same machine gets the same input at the same moments, and does the same to the byte, also when it failed. Exit status 1:
     it did something else, and where first is said; 2: the file, or an image of the machine, cannot be used.
@@ -193,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except avmm.WaitTimeout as late:
         _complain(str(late))
         sys.exit(1)
-    except avmm.MachineEnded as ended:
+    except (avmm.MachineEnded, avmm.GuestFailure) as ended:
         _complain(str(ended))
         sys.exit(3)
     except BrokenPipeError:  # `| head` has seen enough

@@ -65,7 +65,9 @@ class VmFirst(click.Group):
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.pass_context
 def ctl(ctx: click.Context, socket: str | None, as_json: bool) -> None:
-    """Control a running machine: `avmm ctl COMMAND VM ...` (or `avmm ctl VM COMMAND ...`).
+    """Control a running machine.
+
+    `avmm ctl COMMAND VM ...`, or `avmm ctl VM COMMAND ...`:
 
     \b
       avmm ctl status linux

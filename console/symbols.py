@@ -13,7 +13,9 @@ from avmm.debug.symbols import SymbolsError, elf
 @click.argument("listing", metavar="LIST")
 @click.argument("output", metavar="FILE")
 def symbols(listing: str, output: str) -> None:
-    """Make a symbol file for gdb of a kernel's System.map or /proc/kallsyms: `gdb FILE`.
+    """Make a symbol file for gdb of a kernel's own list.
+
+    The list is its System.map or /proc/kallsyms; then `gdb FILE`.
 
     Read /proc/kallsyms as root; its addresses hold until the guest is started again, unless it has `nokaslr` on its command line.
     """

@@ -26,7 +26,9 @@ OPERATIONS = ("read", "write")
 @click.option("--all", "every", is_flag=True, help="Show each access to a register, not how many there were.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of {id, path, op, lba, sectors, us, hops: [{us, where, what, irp}]}.")
 def trace(paths: tuple[str, ...], op: str, every: bool, as_json: bool) -> int:
-    """Follow one request of the built-in guest from a program to the file and back, by each path.
+    """Follow one disk request by each path.
+
+    The built-in guest makes it; its way is shown from the program to the file and back.
 
     On a machine that runs: avmm ctl trace VM --requests 1.
     """

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1, THREADS), help="On how many processors guests run at once (overrides the file).")
 @click.option("--quiet", is_flag=True, help="Do not say where the sockets are.")
 def up(description: str, check: bool, threads: int | None, quiet: bool) -> int:
-    """Start the machines that MACHINE.TOML describes, and run until all have ended or Ctrl-C.
+    """Start the machines that a file describes.
+
+    They run until all have ended, or until Ctrl-C. MACHINE.TOML:
 
     \b
       [vm.try]                   # nothing to boot named: the built-in guest
