@@ -13,7 +13,7 @@ from PIL import Image
 
 from avmm.control.demo_linux import find_files
 from avmm.control.demo_storage import Counters, DemoError, Segment
-from avmm_console.cli import group
+from avmm_console.cli import group, main
 from tests import third_party
 
 FIELDS = ["path", "op", "size", "depth", "mb_s", "iops", "p50_us", "p99_us", "exits", "irps", "signals", "interrupts", "copied"]
@@ -75,13 +75,14 @@ def test_linux_goes_three_ways(tmp_path: Path) -> None:
         assert len(chart.getcolors(1 << 16) or []) > 4
 
 
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("AVMM_GUEST_CACHE", str(tmp_path))
     with pytest.raises(DemoError, match="There is no Linux kernel .* name one with --kernel, or have `make test` fetch"):
         find_files()
-    result = CliRunner().invoke(group, ["demo", "storage", "--linux", "--kernel", str(tmp_path / "none")])
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert "There is no Linux kernel" in result.output
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "storage", "--linux", "--kernel", str(tmp_path / "none")])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"avmm: There is no Linux kernel [^\n]+\n", capsys.readouterr().err)
     result = CliRunner().invoke(group, ["demo", "storage", "--plot", "chart.jpg"])
     assert (result.exit_code, "a .png or a .html file" in result.output) == (2, True)
     result = CliRunner().invoke(group, ["demo", "storage", "--kernel", "k"])
