@@ -11,7 +11,7 @@ from PIL import Image
 from prompt_toolkit.output import ColorDepth
 
 import avmm
-from avmm.control.seat.local import LocalSeat
+from avmm.control.seat.picture import look
 from console.screen_view import ScreenView
 from tests.vm.linux import BOOT, Boot, Shell, trouble
 
@@ -68,9 +68,7 @@ async def test_m11_the_console_works_on_synthetic_keyboard_and_video(tmp_path: P
         with Image.open(tmp_path / "screen.png") as picture:
             assert picture.size == (800, 600)
             assert picture.convert("RGB").crop((0, 0, *CELL)).tobytes() == x
-        async with LocalSeat(vm) as seat:
-            await vm.wait_until(lambda: seat.picture is not None, 1)
-            frame = ScreenView(ColorDepth.DEPTH_24_BIT).frame(seat.picture, 80, 30)
+        frame = ScreenView(ColorDepth.DEPTH_24_BIT).frame(look(vm.screen), 80, 30)
         assert len({style for line in frame.rows for style, _ in line}) > 1, "the console's view of it has more than one colour"
 
         # The guest changes its resolution, and then its mind.
