@@ -248,6 +248,7 @@ def _enlighten(machine: Machine, lapic: LocalApic, disks: list[BlockDevice] | No
     virtual = isinstance(partition.clock, VirtualClock)
     vmbus = VmBus(partition, hyperv, partition.fail, _no_hurry if virtual else attention)
     partition.observers.append(vmbus.machine_state)
+    partition.holders.append(vmbus.hold)
     partition.plug(hyperv)
     partition.plug(vmbus)
     machine.vmbus = vmbus

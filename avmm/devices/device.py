@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from avmm.clock import Clock
+from avmm.clock import Clock, Timer
 from avmm.devices.line import InterruptLine
 from avmm.memory import GuestMemory
 
@@ -56,7 +56,7 @@ class Board(Protocol):
 
     def start(
         self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
-    ) -> None:
+    ) -> Timer | None:
         """Run ``work`` in the background and call ``done`` with its result, or the exception it raised.
 
         In real time ``done`` runs as soon as the work is finished; in virtual time exactly ``latency`` ns of machine time
@@ -64,6 +64,8 @@ class Board(Protocol):
 
         With ``inline``, work that did not have to wait is handed to ``done`` before this returns, where time allows: in real
         time. Without it never, so that work which starts work again does not pile up on the stack.
+
+        Returns the timer that will call ``done``, for who saves what is under way; in real time there is none.
         """
 
     def trace(self, event: str, **fields: object) -> None:
@@ -125,6 +127,13 @@ class Device:
 
     def reset(self) -> None:
         """Go to the state after power-on or RESET#. Timers are cancelled, lines lowered."""
+
+    def deadlines(self) -> list[Timer]:
+        """Return the timers of a device whose board keeps no note of them (see avmm.hypervisor.slot).
+
+        In an order that is the same after it was restored.
+        """
+        return []
 
     def save(self) -> object:
         """Return the state as a frozen dataclass with a ``version`` field; deadlines in ns of machine time."""

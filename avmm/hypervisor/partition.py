@@ -104,6 +104,8 @@ class Partition:
         self.boot_state: Callable[[], CpuState] = CpuState
         """Makes the state that the processor starts from, after power-on and after each reset; loads firmware into RAM."""
         self.observers: list[Callable[[RunState], None]] = []
+        self.holders: list[Callable[[bool], None]] = []
+        """Told True when the machine is to stand still: who has tasks of their own begin nothing new from then on, until False."""
         self.ram = Ram(ram_size)
         self.memories: dict[int, memoryview] = {}
         """RAM elsewhere than at 0, by its address: what a firmware is shadowed in."""
@@ -135,7 +137,7 @@ class Partition:
         self.memory = GuestMemory(self.ram.view, self.processor.invalidate)
         self.processor.map_ram(0, self.ram.view)
         self._work = Work(name, self.clock, self.vcpu.busy, self.fail)
-        self.start, self.begin = self._work.start, self._work.begin
+        self.start = self._work.start
         self._task: asyncio.Task[None] | None = None
         self.wanted_reset: str | None = None
         """Why the machine is to be reset at the next boundary; None when it is not."""
@@ -305,6 +307,7 @@ class Partition:
                 self.clock.resume()
                 self.processor.set_time_base(-self.clock.origin)
             self._enter(RunState.RUNNING)
+            self._hold(False)
             await self.vcpu.run()
         except ProcessorFailure as failure:
             self.fail(failure)
@@ -396,7 +399,18 @@ class Partition:
             except Exception as error:
                 future.set_exception(error)
 
+    def _hold(self, held: bool) -> None:
+        for holder in self.holders:
+            holder(held)
+
     async def _stand_still(self) -> None:
+        self._hold(True)
+        try:
+            await self._until_resumed()
+        finally:
+            self._hold(False)
+
+    async def _until_resumed(self) -> None:
         await self._work.idle()
         if not (self._want_pause or self._holds):
             return

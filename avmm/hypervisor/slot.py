@@ -118,16 +118,18 @@ class Slot:
 
     def start(
         self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
-    ) -> None:
+    ) -> Timer | None:
         """Run a device's work in the background; see ``Board.start``."""
         if self._light is Light.LIT:
             job = _Job(done)
             self._jobs.append(job)
             self._begin(job, work, latency, inline)
-        elif self._light is Light.DARK:
+            return job.timer
+        if self._light is Light.DARK:
             self._noted.append((work, done, latency))
         else:
             work.close()
+        return None
 
     def _begin(self, job: _Job, work: Coroutine[Any, Any, Any], latency: int, inline: bool = False) -> None:
         jobs = self._jobs
@@ -136,7 +138,7 @@ class Slot:
             jobs.remove(job)
             job.done(result)
 
-        job.timer = self.partition.begin(work, finished, latency, inline=inline)
+        job.timer = self.partition.start(work, finished, latency, inline=inline)
 
     def trace(self, event: str, **fields: object) -> None:
         """Record something worth knowing, rate-limited."""

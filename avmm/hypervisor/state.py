@@ -9,6 +9,7 @@ The invariant: a machine that a state was put into goes on, in virtual time, exa
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -130,13 +131,20 @@ def restore(partition: Partition, state: PartitionState) -> None:
             if isinstance(device.board, Slot) and saved.slot is not None:
                 device.board.restore(saved.slot)
             if saved.state is not None:
-                device.restore(saved.state)
+                _restore_device(device, saved.state)
     except (ProcessorError, ValueError) as error:
         raise StateError(str(error)) from None
     _arm(partition, state.deadlines)
     partition.wanted_reset = state.reset
     partition.resets, partition.irps, partition.injected = state.resets, state.irps, state.injected
     partition.vcpu.restore(state.vcpu)
+
+
+def _restore_device(device: Device, state: object) -> None:
+    try:
+        device.restore(state)
+    except (TypeError, AttributeError, LookupError, OverflowError, struct.error) as error:  # a file may hold anything there
+        raise StateError(f"the saved state of {device.name} makes no sense ({type(error).__name__}: {error})") from None
 
 
 def _save_device(device: Device) -> SavedDevice:
@@ -149,7 +157,7 @@ def _save_device(device: Device) -> SavedDevice:
 
 
 def _timers(device: Device) -> list[Timer]:
-    return device.board.timers() if isinstance(device.board, Slot) else []
+    return device.board.timers() if isinstance(device.board, Slot) else device.deadlines()
 
 
 def _deadlines(partition: Partition) -> tuple[Deadline, ...]:
@@ -163,6 +171,6 @@ def _arm(partition: Partition, deadlines: tuple[Deadline, ...]) -> None:
     for timer in (timer for of_device in timers.values() for timer in of_device):
         timer.cancel()
     for deadline in deadlines:
-        if deadline.index >= len(timers[deadline.device]):
+        if not 0 <= deadline.index < len(timers.get(deadline.device, ())):
             raise StateError(f"{deadline.device} had a timer that the one here does not have")
         timers[deadline.device][deadline.index].arm(deadline.due)

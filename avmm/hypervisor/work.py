@@ -33,14 +33,8 @@ class Work:
 
     def start(
         self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
-    ) -> None:
-        """Run a device's work in the background; see ``Board.start``."""
-        self.begin(work, done, latency, inline=inline)
-
-    def begin(
-        self, work: Coroutine[Any, Any, T], done: Callable[[T | BaseException], None], latency: int = 0, *, inline: bool = False
     ) -> Timer | None:
-        """Do that, and return the timer that will tell the device: in virtual time there is one."""
+        """Run a device's work in the background; see ``Board.start``."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         timer: Timer | None = None
         task: asyncio.Future[T]

@@ -22,7 +22,7 @@ class Suspend:
 
     __slots__ = ("begin",)
 
-    def __init__(self, begin: Callable[[Resume], None]) -> None:
+    def __init__(self, begin: Callable[[Resume], object]) -> None:
         self.begin = begin
 
     def __await__(self) -> Generator[Suspend, Any, Any]:

@@ -16,20 +16,20 @@ touches guest memory after its completion or after the channel was closed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from avmm.clock import MICROSECOND, VirtualClock
-from avmm.memory import GuestMemory, Segment
+from avmm.clock import MICROSECOND, Timer, VirtualClock
+from avmm.memory import PAGE, GuestMemory, Segment
 from avmm.storage import scsi_pages, sense, wire
 from avmm.storage.scsi_disk import Command, Result, ScsiDisk, Work
-from avmm.storage.sense import SenseKey
+from avmm.storage.sense import Sense, SenseKey
 from avmm.storage.storvsp import Execute, ProtocolError, Reset, StorVsp
 from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
-from avmm.vmbus.packets import COMPLETION_REQUESTED
-from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer, Packet, PacketKind
+from avmm.vmbus.packets import COMPLETION_REQUESTED, pack_ranges, unpack_ranges
+from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, GpaRange, GpaRanges, Offer, Packet, PacketKind
 
 DEPTH: Final = 256
 """SCSI requests in flight, at most."""
@@ -59,14 +59,40 @@ class ScsiStats:
     most_in_flight: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SavedRequest:
+    """A request in flight of which the medium has done its part: in virtual time its end is still to come."""
+
+    execute: Execute
+    transaction_id: int
+    ranges: tuple[GpaRange, ...]
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class ScsiState:
+    """Saved state of an open channel. ``attentions`` are those of each disk, by its place."""
+
+    protocol: StorVsp.State
+    attentions: tuple[tuple[Address, tuple[Sense, ...]], ...]
+    in_flight: tuple[SavedRequest, ...]
+    waiting: tuple[tuple[bytes, int], ...]
+    rescan_wanted: bool
+    version: int = 1
+
+
 class _Exchange:
     """A request in flight. It is taken out of the controller's table when it is completed; what comes later is dropped."""
 
-    __slots__ = ("execute", "packet")
+    __slots__ = ("execute", "packet", "result", "timer")
 
     def __init__(self, execute: Execute, packet: Packet) -> None:
         self.execute = execute
         self.packet = packet
+        self.result: Result | None = None
+        """What the medium said, when it has."""
+        self.timer: Timer | None = None
+        """In virtual time, when that will be known."""
 
 
 class ScsiController:
@@ -141,7 +167,8 @@ class ScsiController:
     def closed(self) -> None:
         """The guest's driver went: what is in flight goes on to the medium, and nobody hears of it."""
         self._channel = None
-        self._in_flight.clear()
+        for exchange in [*self._in_flight]:
+            self._give_up(exchange)
         self._waiting.clear()
         self._rescan_wanted = False
 
@@ -226,7 +253,8 @@ class ScsiController:
             if not self._in_flight and self.on_idle is not None:
                 self.on_idle()
 
-        channel.board.start(work.coroutine, done, COMMAND_TIME + work.sectors * SECTOR_TIME, inline=True)
+        coroutine = work.coroutine if self._prompt else _noting(exchange, work.coroutine)
+        exchange.timer = channel.board.start(coroutine, done, COMMAND_TIME + work.sectors * SECTOR_TIME, inline=True)
 
     def _find(self, request: ScsiRequest) -> ScsiDisk | None:
         return self.luns.get((request.path, request.target, request.lun))
@@ -288,8 +316,14 @@ class ScsiController:
         for exchange in [*self._in_flight]:
             request = exchange.execute.request
             if only is None or (request.path, request.target, request.lun) == only:
-                del self._in_flight[exchange]
+                self._give_up(exchange)
                 self._end(exchange, SrbStatus.ABORTED, aborted)
+
+    def _give_up(self, exchange: _Exchange) -> None:
+        """Have nobody hear of a request's end."""
+        del self._in_flight[exchange]
+        if exchange.timer is not None:
+            exchange.timer.cancel()
 
     def _send(self, payload: bytes, transaction_id: int) -> None:
         channel = self._channel
@@ -316,6 +350,63 @@ class ScsiController:
             return
         sent = payload is not None and not self._waiting and self._channel.send(PacketKind.IN_BAND, payload, 0)
         self._rescan_wanted = not sent
+
+
+    # -- saved state
+
+    def deadlines(self) -> list[Timer]:
+        """Return the timers of the requests in flight, in the order they came."""
+        return [exchange.timer for exchange in self._in_flight if exchange.timer is not None]
+
+    def save_channel(self) -> ScsiState:
+        """Return the state. ValueError when the medium is at work."""
+        attentions = tuple((address, tuple(disk.attention)) for address, disk in sorted(self.luns.items()))
+        in_flight = tuple(_saved(exchange) for exchange in self._in_flight)
+        return ScsiState(self._protocol.save(), attentions, in_flight, tuple(self._waiting), self._rescan_wanted)
+
+    def restore_channel(self, channel: ChannelEnd, state: Any) -> None:
+        """Go on from a saved state; what was in flight ends with what the medium said then, and is not done again."""
+        if not isinstance(state, ScsiState) or state.version != 1:
+            raise ValueError(f"not a saved state of {self.name}")
+        if [address for address, _ in state.attentions] != sorted(self.luns):
+            raise ValueError(f"the guest knew other disks on {self.name} than this machine has")
+        if len(state.in_flight) > self.depth or len(state.waiting) > self.depth:
+            raise ValueError(f"more requests in flight than {self.name} takes")
+        self.opened(channel)
+        self._protocol.restore(state.protocol)
+        for address, attention in state.attentions:
+            self.luns[address].attention = list(attention)
+        for saved in state.in_flight:
+            self._resume(channel, saved)
+        self._waiting.extend(state.waiting)
+        self._rescan_wanted = state.rescan_wanted
+
+    def _resume(self, channel: ChannelEnd, saved: SavedRequest) -> None:
+        pages = channel.memory.size // PAGE
+        if not isinstance(saved.execute, Execute) or not isinstance(saved.result, Result):
+            raise ValueError(f"a saved request of {self.name} is none")
+        ranges, _ = unpack_ranges(pack_ranges(list(saved.ranges)), len(saved.ranges), pages, GpaRange)
+        if len(saved.result.data) > sum(one.byte_count for one in ranges):
+            raise ValueError(f"a saved request of {self.name} has more data than room for them")
+        packet = Packet(_GPA_DIRECT, COMPLETION_REQUESTED, saved.transaction_id, b"", GpaRanges(ranges))
+        self._start(channel, _Exchange(saved.execute, packet), Work(_known(saved.result)))
+
+
+async def _noting(exchange: _Exchange, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do a request's work, and note how it ended for whoever saves it before machine time has come there."""
+    exchange.result = await work
+    return exchange.result
+
+
+async def _known(result: Result) -> Result:
+    return result
+
+
+def _saved(exchange: _Exchange) -> SavedRequest:
+    if exchange.result is None:
+        raise ValueError("a medium is at work")
+    result = exchange.result._replace(data=bytes(exchange.result.data))
+    return SavedRequest(exchange.execute, exchange.packet.transaction_id, tuple(exchange.packet.ranges), result)
 
 
 class IdeAccelerator(ScsiController):

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from avmm.clock import Timer
 from avmm.devices.device import Board, Device
 from avmm.hypervisor.hyperv.hypercall import Connections, Status
 from avmm.hypervisor.hyperv.hyperv import HyperV
 from avmm.hypervisor.partition import RunState
-from avmm.vmbus.channel import Channel, OpenRequest
+from avmm.vmbus.channel import Channel, ChannelState, OpenRequest
 from avmm.vmbus.connection import (
     LEGACY_MESSAGES,
     MESSAGES,
@@ -26,13 +27,14 @@ from avmm.vmbus.connection import (
     ChannelRecord,
     Close,
     Connection,
+    ConnectionState,
     Dropped,
     Open,
     Retarget,
     Send,
 )
 from avmm.vmbus.ring import RingError
-from avmm.vmbus.server import ChannelServer
+from avmm.vmbus.server import ChannelServer, SavedServer
 from avmm.vmbus.wire import HEADER, NEVER_INTERRUPT, InitiateContact, Version
 from avmm.vmbus.worker import Worker
 
@@ -53,11 +55,24 @@ class _OpenChannel:
         self.target_vp = target_vp
 
 
+@dataclass(frozen=True, slots=True)
+class OpenState:
+    """An open channel: its end, its server's state, whether the ring is to be looked at, and whom it interrupts."""
+
+    channel_id: int
+    target_vp: int
+    rung: bool
+    end: ChannelState
+    server: object
+
+
 @dataclass(frozen=True)
 class State:
-    """A saved bus that nobody was connected to. What is offered is not state."""
+    """A saved bus. What is offered is not state; how a guest knows it is."""
 
-    version: int = 1
+    connection: ConnectionState
+    open: tuple[OpenState, ...]
+    version: int = 2
 
 
 class VmBus(Device):
@@ -116,12 +131,15 @@ class VmBus(Device):
         return None
 
     def machine_state(self, state: RunState) -> None:
-        """The machine's state changed: channels stand still while it is paused, and are closed when it ends."""
-        self._held = state is RunState.PAUSED
+        """The machine's state changed: channels are closed when it ends."""
         if state.ended:
             self.reset()
+
+    def hold(self, held: bool) -> None:
+        """Channels stand still while the machine does."""
+        self._held = held
         for one in self._open.values():
-            one.worker.hold(self._held)
+            one.worker.hold(held)
 
     async def close(self) -> None:
         """End all channels and wait for their tasks."""
@@ -136,15 +154,50 @@ class VmBus(Device):
 
     # -- saved state
 
+    def deadlines(self) -> list[Timer]:
+        timers = []
+        for number, one in sorted(self._open.items()):
+            server = self._servers.get(number)
+            timers += [one.worker.timer] if one.worker.timer is not None else []
+            timers += server.deadlines() if isinstance(server, SavedServer) else []
+        return timers
+
     def save(self) -> State:
-        if self.connected:
-            raise ValueError("a guest is connected, and its channels cannot be saved")
-        return State()
+        return State(self.connection.save(), tuple(self._save_channel(*one) for one in sorted(self._open.items())))
+
+    def _save_channel(self, number: int, one: _OpenChannel) -> OpenState:
+        server = self._servers[number]
+        if not isinstance(server, SavedServer):
+            raise ValueError(f"a guest has opened the channel {server.offer.name}, whose server has no saved state")
+        return OpenState(number, one.target_vp, one.worker.rung, one.channel.save(), server.save_channel())
 
     def restore(self, state: Any) -> None:
-        if not isinstance(state, State) or state.version != 1:
+        """Go on from a saved state; channels stand still until the machine goes on."""
+        if not isinstance(state, State) or state.version != 2:
             raise ValueError("not a saved state of VMBus")
         self.reset()
+        self._held = True
+        connection = self.connection
+        offered = {connection.channels[number].offer: server for number, server in self._servers.items()}
+        connection.restore(state.connection)
+        self._servers = {number: offered[record.offer] for number, record in connection.channels.items() if record.offer in offered}
+        if [one.channel_id for one in state.open] != sorted(n for n, record in connection.channels.items() if record.ring is not None):
+            raise ValueError("other channels are saved than the guest has open")
+        for one in state.open:
+            self._reopen(one)
+
+    def _reopen(self, saved: OpenState) -> None:
+        record, server = self.connection.channels[saved.channel_id], self._servers[saved.channel_id]
+        message, ring = record.open_message, record.ring
+        assert message is not None
+        assert ring is not None
+        if not isinstance(server, SavedServer):
+            raise ValueError(f"the server of {record.offer.name} cannot go on from a saved state")
+        pfns = ring.ranges[0].pfns
+        one = self._attach(record, Open(record, pfns, message.downstream_page, saved.target_vp, message.user_data), saved.end)
+        server.restore_channel(one.channel, saved.server)
+        if saved.rung:
+            one.worker.ring()
 
     # -- from the guest
 
@@ -204,24 +257,27 @@ class VmBus(Device):
                 self.board.trace("vmbus message dropped", reason=reason)
 
     def _connect(self, record: ChannelRecord, request: Open) -> bool:
-        number = record.channel_id
-        server = self._servers[number]
-        name = f"vmbus:{record.offer.name}"
-        worker = Worker(name, self.clock, self._fail)
         try:
-            channel = Channel(
-                self.board, server, OpenRequest(number, request.pfns, request.downstream_page, request.user_data),
-                interrupt=lambda: self._interrupt(number), again=worker.ring, ended=lambda reason: self._disconnect(number),
-            )  # fmt: skip
+            one = self._attach(record, request)
         except RingError as error:
             self.board.trace("vmbus channel not opened", channel=record.offer.name, reason=str(error))
             return False
-        worker.start(channel.service)
-        self._open[number] = _OpenChannel(channel, worker, request.target_vp)
-        worker.hold(self._held)
-        server.opened(channel)
-        worker.ring()  # the guest may have written before
+        self._servers[record.channel_id].opened(one.channel)
+        one.worker.ring()  # the guest may have written before
         return True
+
+    def _attach(self, record: ChannelRecord, request: Open, saved: ChannelState | None = None) -> _OpenChannel:
+        """Connect the rings, as they are or as they were saved, with a worker that looks at them."""
+        number = record.channel_id
+        worker = Worker(f"vmbus:{record.offer.name}", self.clock, self._fail)
+        channel = Channel(
+            self.board, self._servers[number], OpenRequest(number, request.pfns, request.downstream_page, request.user_data),
+            interrupt=lambda: self._interrupt(number), again=worker.ring, ended=lambda reason: self._disconnect(number), saved=saved,
+        )  # fmt: skip
+        worker.start(channel.service)
+        one = self._open[number] = _OpenChannel(channel, worker, request.target_vp)
+        worker.hold(self._held)
+        return one
 
     def _disconnect(self, number: int) -> None:
         one = self._open.pop(number, None)

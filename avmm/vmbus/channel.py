@@ -16,7 +16,7 @@ from avmm.devices.device import Board
 from avmm.hypervisor.irp import journey, next_id
 from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus.packets import COMPLETION_REQUESTED, PacketKind, pack_packet, packet_length, unpack_packet
-from avmm.vmbus.ring import Incoming, Outgoing, RingError, RingMemory
+from avmm.vmbus.ring import Incoming, Outgoing, RingError, RingMemory, RingState
 from avmm.vmbus.server import ChannelServer, GpaRange, GpaRanges, Packet
 from avmm.vmbus.wire import WireError
 
@@ -50,10 +50,23 @@ class OpenRequest:
     user_data: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """The host's end of an open channel, its server's state aside."""
+
+    incoming: RingState
+    outgoing: RingState
+    outstanding: int
+    waits_for_room: bool
+    held: bool
+    version: int = 1
+
+
 class Channel:
     """An open channel. ``interrupt()`` tells the guest to look at its ring, ``again()`` has :meth:`service` run soon.
 
-    Raises RingError when the rings are not usable as they are.
+    Raises RingError when the rings are not usable as they are. With ``saved`` it goes on as it was: the guest's side of the rings is
+    not looked at then, before it is its turn; ValueError when these are other rings.
     """
 
     def __init__(
@@ -65,6 +78,7 @@ class Channel:
         interrupt: Callable[[], None],
         again: Callable[[], None],
         ended: Callable[[str], None],
+        saved: ChannelState | None = None,
     ) -> None:
         self._board = board
         self._server = server
@@ -73,8 +87,8 @@ class Channel:
         self._again = again
         self._ended = ended
         at = request.downstream_page
-        self._incoming = Incoming(RingMemory(board.memory, request.pfns[:at]))
-        self._outgoing = Outgoing(RingMemory(board.memory, request.pfns[at:]))
+        self._incoming = Incoming(RingMemory(board.memory, request.pfns[:at]), saved.incoming if saved is not None else None)
+        self._outgoing = Outgoing(RingMemory(board.memory, request.pfns[at:]), saved.outgoing if saved is not None else None)
         self._pages = board.memory.size // PAGE
         self._open = True
         self._limit, self._reply = REQUESTS, packet_length(REPLY_BYTES)
@@ -85,6 +99,10 @@ class Channel:
         self.watcher: Callable[[str, int, int], None] | None = None
         """Told ``signal``, ``taken`` (request id, transaction id), ``sent`` (0, transaction id) and ``interrupt`` while somebody traces."""
         self.stats = ChannelStats()
+        if saved is not None:
+            if saved.version != 1 or saved.outstanding < 0:
+                raise ValueError(f"a saved channel of version {saved.version} with {saved.outstanding} packets outstanding")
+            self.outstanding, self._waits_for_room, self._held = saved.outstanding, saved.waits_for_room, saved.held
 
     # -- what the server sees
 
@@ -168,6 +186,10 @@ class Channel:
         if self._open:
             self._open = False
             self._server.closed()
+
+    def save(self) -> ChannelState:
+        """Return the state, between two turns of :meth:`service`."""
+        return ChannelState(self._incoming.save(), self._outgoing.save(), self.outstanding, self._waits_for_room, self._held)
 
     def service(self) -> None:
         """The guest signalled: room may have been made, packets may have come."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from avmm.vmbus.packets import PageRange, unpack_ranges
+from avmm.vmbus.packets import PageRange, pack_ranges, unpack_ranges
 from avmm.vmbus.wire import GpadlBody, GpadlHeader, WireError
 
 MAX_LISTS = 1024
@@ -37,6 +37,26 @@ class _Building:
     wanted: int
     count: int
     data: bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class BuildingState:
+    """A list of which not all bodies have come: what was announced, and the data so far."""
+
+    channel_id: int
+    gpadl: int
+    wanted: int
+    count: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GpadlTableState:
+    """All lists of a connection."""
+
+    lists: tuple[Gpadl, ...]
+    building: tuple[BuildingState, ...]
+    version: int = 1
 
 
 @dataclass(slots=True)
@@ -109,3 +129,21 @@ class GpadlTable:
         """Forget everything."""
         self.lists.clear()
         self._building.clear()
+
+    def save(self) -> GpadlTableState:
+        """Return the state."""
+        building = [BuildingState(one.channel_id, gpadl, one.wanted, one.count, bytes(one.data)) for gpadl, one in self._building.items()]
+        return GpadlTableState(tuple(self.lists.values()), tuple(building))
+
+    def restore(self, state: GpadlTableState) -> None:
+        """Go on from a saved state: each list is taken again, as if the guest had just sent it. WireError when it could not have been."""
+        if state.version != 1:
+            raise WireError(f"saved GPADLs of version {state.version}")
+        self.clear()
+        for done in state.lists:
+            data = pack_ranges(list(done.ranges))
+            if self.header(GpadlHeader(done.channel_id, done.gpadl, len(data), len(done.ranges), data)) != done:
+                raise WireError(f"GPADL {done.gpadl:#x} has another length than its pages")
+        for one in state.building:
+            if self.header(GpadlHeader(one.channel_id, one.gpadl, one.wanted, one.count, one.data)) is not None:
+                raise WireError(f"GPADL {one.gpadl:#x} is complete, and was not when it was saved")

@@ -13,9 +13,11 @@ from __future__ import annotations
 import enum
 import struct
 from collections import deque
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 from uuid import UUID
 
+from avmm.clock import Timer
 from avmm.devices.keys import find
 from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer, Packet, PacketKind
 
@@ -54,6 +56,17 @@ def keystrokes(codes: bytes) -> list[bytes]:
         events.append(_KEYSTROKE.pack(Message.EVENT, code & 0x7F, 0, info))
         flags = 0
     return events
+
+
+@dataclass(frozen=True, slots=True)
+class KeyboardState:
+    """Saved state of an open channel: keys that are down with what lets them go, and events that wait."""
+
+    accepted: bool
+    down: tuple[tuple[str, bytes], ...]
+    waiting: tuple[bytes, ...]
+    leds: int
+    version: int = 1
 
 
 class SyntheticKeyboard:
@@ -156,3 +169,23 @@ class SyntheticKeyboard:
         channel, waiting = self._channel, self._waiting
         while channel is not None and waiting and channel.send(PacketKind.IN_BAND, waiting[0], 0):
             waiting.popleft()
+
+    # -- saved state
+
+    def save_channel(self) -> KeyboardState:
+        """Return the state."""
+        return KeyboardState(self._accepted, tuple(self._down.items()), tuple(self._waiting), self.leds)
+
+    def restore_channel(self, channel: ChannelEnd, state: Any) -> None:
+        """Go on from a saved state."""
+        if not isinstance(state, KeyboardState) or state.version != 1:
+            raise ValueError("not a saved state of this keyboard")
+        self.opened(channel)
+        self._accepted, self.leds = state.accepted, state.leds & 7
+        self._down = {find(key).name: bytes(codes) for key, codes in state.down}
+        self._waiting.extend(bytes(event) for event in state.waiting)
+
+    @staticmethod
+    def deadlines() -> list[Timer]:
+        """Return an empty list: nothing takes time."""
+        return []

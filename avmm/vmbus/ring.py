@@ -115,10 +115,13 @@ class RingState:
 
 
 class Outgoing:
-    """The producer's end."""
+    """The producer's end: of a ring that begins, or as it was saved."""
 
-    def __init__(self, ring: RingMemory) -> None:
+    def __init__(self, ring: RingMemory, saved: RingState | None = None) -> None:
         self.ring = ring
+        if saved is not None:
+            self.restore(saved)
+            return
         self._write = ring.index(WRITE_INDEX)
         ring.index(READ_INDEX)
         self._room = 0  # as last seen: the consumer only makes more
@@ -166,10 +169,13 @@ class Outgoing:
 
 
 class Incoming:
-    """The consumer's end. :meth:`take` advances privately, :meth:`commit` gives the room back."""
+    """The consumer's end, new or as it was saved. :meth:`take` advances privately, :meth:`commit` gives the room back."""
 
-    def __init__(self, ring: RingMemory) -> None:
+    def __init__(self, ring: RingMemory, saved: RingState | None = None) -> None:
         self.ring = ring
+        if saved is not None:
+            self.restore(saved)
+            return
         self._read = ring.index(READ_INDEX)
         self._committed = self._read
         self._seen = ring.index(WRITE_INDEX)
@@ -226,8 +232,7 @@ class Incoming:
     def restore(self, state: RingState) -> None:
         """Go on from a saved state."""
         _fits(self.ring, state)
-        self._read = self._committed = state.index
-        self._seen = self.ring.index(WRITE_INDEX)
+        self._read = self._committed = self._seen = state.index  # what the producer says is looked at when something is taken
 
 
 def _fits(ring: RingMemory, state: RingState) -> None:

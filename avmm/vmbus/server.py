@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
+from avmm.clock import Timer
 from avmm.devices.device import Board
 from avmm.memory import PAGE, GuestMemory, Segment
 from avmm.vmbus.packets import PacketKind as PacketKind  # noqa: PLC0414 - servers take it from here
@@ -210,3 +211,17 @@ class ChannelServer(Protocol):
 
     def closed(self) -> None:
         """The guest closed the channel, went away, or broke the transport's rules; drop what is in flight."""
+
+
+@runtime_checkable
+class SavedServer(Protocol):
+    """A server whose open channel can be in a snapshot. That of another makes the machine one that cannot be saved."""
+
+    def save_channel(self) -> object:
+        """Return what it knows of its channel as a frozen dataclass with a ``version``. The machine stands still."""
+
+    def restore_channel(self, channel: ChannelEnd, state: Any) -> None:
+        """Go on from what :meth:`save_channel` returned, instead of being told ``opened``. ValueError when it does not fit."""
+
+    def deadlines(self) -> list[Timer]:
+        """Return the timers of what is under way on the channel, in an order that is the same after it was restored."""

@@ -54,6 +54,15 @@ class State:
     version: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """Saved state of an open channel: answers that wait, and the pieces of a pointer of which not all have come."""
+
+    waiting: tuple[bytes, ...]
+    parts: bytes
+    version: int = 1
+
+
 class SyntheticVideo(Device):
     """A monitor on VMBus: a device for the frame buffer's memory, and a ``ChannelServer`` for the messages.
 
@@ -226,11 +235,10 @@ class SyntheticVideo(Device):
     def _take_location(self, body: bytes) -> None:
         context, address = wire.vram_location(body)
         self.situation = self.location = None
-        inside = address is not None and self._in_window(address)
-        if address is not None and not inside and address >= self.board.memory.size:
-            raise WireError(f"video: a frame buffer at {address:#x}, which is neither RAM nor where VMBus devices have memory")
-        self._map(address if inside else None)
-        self.location = address
+        if address is None:
+            self._map(None)
+        else:
+            self.location = self._located(address)
         self.generation += 1
         self._answer(Message.VRAM_LOCATION_ACK, context.to_bytes(8, "little"))
         self._answer(Message.FEATURE_CHANGE, _EVERYTHING)
@@ -239,17 +247,26 @@ class SyntheticVideo(Device):
         context, count, shown = wire.situation(body)
         if self.location is None:
             raise WireError("video: a situation without a frame buffer")
-        room = SIZE if self._mapped is not None else min(SIZE, self.board.memory.size - self.location)
-        if shown.active and count:
-            if shown.depth not in _RAW_MODES or not (0 < shown.width <= LARGEST and 0 < shown.height <= LARGEST):
-                raise WireError(f"video: {shown.width}x{shown.height} with {shown.depth} bits is no picture")
-            if shown.pitch < shown.width * shown.depth // 8 or shown.end > room:
-                raise WireError(f"video: rows of {shown.pitch} bytes from {shown.offset:#x} on do not fit the frame buffer")
-            self.situation = shown
-        else:
-            self.situation = None
+        self.situation = self._checked(shown, self.location) if shown.active and count else None
         self.generation += 1
         self._answer(Message.SITUATION_UPDATE_ACK, context.to_bytes(8, "little"))
+
+    def _checked(self, shown: Situation, location: int) -> Situation:
+        """Return a situation whose picture lies in a frame buffer at ``location``. WireError when it does not."""
+        room = SIZE if self._mapped is not None else min(SIZE, self.board.memory.size - location)
+        if shown.depth not in _RAW_MODES or not (0 < shown.width <= LARGEST and 0 < shown.height <= LARGEST):
+            raise WireError(f"video: {shown.width}x{shown.height} with {shown.depth} bits is no picture")
+        if shown.offset < 0 or shown.pitch < shown.width * shown.depth // 8 or shown.end > room:
+            raise WireError(f"video: rows of {shown.pitch} bytes from {shown.offset:#x} on do not fit the frame buffer")
+        return shown
+
+    def _located(self, address: int) -> int:
+        """Put the frame buffer there. WireError when it can be neither in the window nor in RAM."""
+        inside = self._in_window(address)
+        if not inside and not 0 <= address < self.board.memory.size:
+            raise WireError(f"video: a frame buffer at {address:#x}, which is neither RAM nor where VMBus devices have memory")
+        self._map(address if inside else None)
+        return address
 
     def _take_position(self, body: bytes) -> None:
         self.pointer_at = wire.pointer_position(body)
@@ -285,6 +302,18 @@ class SyntheticVideo(Device):
 
     # -- saved state
 
+    def save_channel(self) -> ChannelState:
+        """Return what the channel adds to the monitor's own state."""
+        return ChannelState(tuple(self._waiting), self._parts)
+
+    def restore_channel(self, channel: ChannelEnd, state: Any) -> None:
+        """Go on from a saved channel; the monitor's own state follows."""
+        if not isinstance(state, ChannelState) or state.version != 1 or len(state.waiting) > WAITING:
+            raise ValueError("not a saved channel of this monitor")
+        self.opened(channel)
+        self._waiting.extend(bytes(answer) for answer in state.waiting)
+        self._parts = bytes(state.parts)
+
     def save(self) -> State:
         vram = bytes(self.vram) if self.location is not None else b""  # nobody sees it before there is a place for it
         return State(self.location, self.situation, self._pointer, self.pointer_at, vram, self._accepted)
@@ -293,7 +322,13 @@ class SyntheticVideo(Device):
         if not isinstance(state, State) or state.version != 1 or len(state.vram) not in (0, SIZE):
             raise ValueError("not a saved state of this monitor")
         self.vram[:] = state.vram or bytes(SIZE)
-        self.location, self.situation, self._accepted = state.location, state.situation, state.accepted
-        self._pointer, self.pointer_at = state.pointer, state.pointer_at
-        self._map(self.location if self.location is not None and self._in_window(self.location) else None)
+        self._map(None)
+        self.location = None if state.location is None else self._located(state.location)
+        self.situation = None
+        if state.situation is not None and self.location is not None:
+            self.situation = self._checked(state.situation, self.location)
+        pointer = state.pointer
+        if pointer is not None and len(pointer.data) != 4 * pointer.width * pointer.height:
+            raise ValueError(f"a saved pointer of {pointer.width}x{pointer.height} pixels with {len(pointer.data)} bytes")
+        self._pointer, self.pointer_at, self._accepted = pointer, state.pointer_at, state.accepted
         self.generation += 1

@@ -29,7 +29,8 @@ class Worker:
         self._service: Callable[[], None] = _nothing
         self._failed = failed
         self._held = self._missed = False
-        self._timer = clock.timer(self._turn) if isinstance(clock, VirtualClock) else None
+        self.timer = clock.timer(self._turn) if isinstance(clock, VirtualClock) else None
+        """In virtual time, when the service will run."""
         self._rung = self._turning = False
         self._bell: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -37,17 +38,17 @@ class Worker:
     def start(self, service: Callable[[], None]) -> None:
         """Begin: ``service()`` is what looks at the ring."""
         self._service = service
-        if self._timer is None:
+        if self.timer is None:
             self.task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
 
     def ring(self) -> None:
         """Have the service run soon."""
-        if self._timer is None:
+        if self.timer is None:
             self._rung = True
             if self._bell is not None and not self._bell.done():
                 self._bell.set_result(None)
-        elif not self._timer.armed:
-            self._timer.arm(self._clock.now() + SIGNAL_LATENCY)
+        elif not self.timer.armed:
+            self.timer.arm(self._clock.now() + SIGNAL_LATENCY)
 
     def attend(self) -> bool:
         """The guest signalled and stands in its exit. Returns whether that was all: nothing is left for the event loop to do.
@@ -61,6 +62,11 @@ class Worker:
         self._turn()
         return not self._rung
 
+    @property
+    def rung(self) -> bool:
+        """Whether the bell was rung and the service has not run since."""
+        return self._rung or self._missed or (self.timer is not None and self.timer.armed)
+
     def hold(self, held: bool) -> None:
         """Stand still, or go on with what was rung for meanwhile."""
         self._held = held
@@ -71,8 +77,8 @@ class Worker:
     def close(self) -> None:
         """Never run again."""
         self._held, self._missed = True, False
-        if self._timer is not None:
-            self._timer.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
         if self.task is not None:
             self.task.cancel()
 

@@ -51,6 +51,45 @@ async def test_linux_goes_on_identically(tmp_path: Path) -> None:
         assert await moment(again) == after
 
 
+async def test_an_enlightened_linux_goes_on_identically(tmp_path: Path) -> None:
+    """Its stock hv_vmbus and hv_storvsc are connected, its clock is a synthetic timer, and a copy is under way when it is taken."""
+    async with avmm.Host() as host:
+        image = avmm.Disk(ext4(tmp_path / "disk.img", 4), "overlay")
+        modules = ("hv_vmbus", "hv_storvsc", "sd_mod", "hyperv-keyboard")
+        vm = await host.create_vm(Boot(tmp_path, modules=modules).config(hyperv=True, disks=[image]))
+        await vm.start()
+        shell = Shell(vm)
+        await shell.ready()
+        assert vm.machine.scsi is not None
+        await shell.run("until ls /sys/bus/scsi/devices/0:0:0:0/block >/dev/null 2>&1; do sleep 0.05; done")
+        assert "Hyper-V" in await shell.run("cat /sys/devices/system/clockevents/clockevent0/current_device")
+        vm.serial.write("dd if=/dev/urandom of=/dev/sda bs=64k count=8; sync; md5sum /dev/sda; cat /proc/interrupts; echo the end\n")
+        taken = []
+        for pause in (0.001, 0.005):
+            await vm.sleep(pause)
+            while not vm.machine.scsi.in_flight:
+                await vm.sleep(0.000_02)
+            taken.append(await vm.snapshot())
+        await vm.serial.wait_for("\nthe end", 30)
+        await vm.sleep(0.1)
+        last = await moment(vm)
+        assert b"8+0 records out" in last.serial
+        for one in taken:
+            clone = await host.clone(one, paused=True)
+            assert clone.machine.scsi is not None
+            assert clone.machine.scsi.ready
+            await clone.resume()
+            await clone.sleep((last.now - one.partition.now + 0.5) / 1e9)
+            assert await moment(clone) == last
+            await host.remove_vm(clone)
+        # What was written is what is read, past every cache, by a machine that was taken back.
+        await vm.restore(taken[-1])
+        await vm.resume()
+        await vm.serial.wait_for("\nthe end", 30)
+        written = next(line for line in last.serial.decode().splitlines() if line.endswith("/dev/sda") and len(line.split()[0]) == 32)
+        assert await shell.run("echo 3 >/proc/sys/vm/drop_caches; md5sum /dev/sda") == written
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 async def test_linux_at_any_moment(tmp_path: Path, seed: int) -> None:

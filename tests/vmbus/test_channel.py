@@ -293,11 +293,11 @@ def test_a_paused_machine_holds_its_channels() -> None:
     rig = BusRig(server)
     channel = rig.connect().open(1)
     rig.settle()
-    rig.bus.machine_state(RunState.PAUSED)
+    rig.bus.hold(True)
     channel.send(b"", 1)
     rig.settle()
     assert not server.packets
-    rig.bus.machine_state(RunState.RUNNING)
+    rig.bus.hold(False)
     rig.settle()
     assert len(server.packets) == 1
     rig.bus.machine_state(RunState.OFF)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from avmm.clock import Timer
 from avmm.cpu.engine import Processor
 from avmm.devices.device import Board, Device
 from avmm.devices.lapic_registers import BASE as APIC_BASE
@@ -256,6 +257,9 @@ class HyperV(Device):
 
     # -- saved state
 
+    def deadlines(self) -> list[Timer]:
+        return [timer.deadline for timer in self.timers]
+
     def save(self) -> State:
         return self.State(
             self.guest_os_id, self._hypercall, self._reference_tsc, self._assist, self._tsc_invariant, tuple(self._crash),
@@ -266,6 +270,8 @@ class HyperV(Device):
     def restore(self, state: State) -> None:
         if not isinstance(state, self.State) or state.version != 1:
             raise ValueError("this is not a saved Hyper-V interface of version 1")
+        if len(state.crash) != reg.CRASH_PARAMETERS:
+            raise ValueError(f"a saved Hyper-V interface with {len(state.crash)} crash registers")
         self.guest_os_id, self._hypercall = state.guest_os_id, state.hypercall
         self._reference_tsc, self._assist, self._tsc_invariant = state.reference_tsc, state.assist, state.tsc_invariant
         self._crash = list(state.crash)

@@ -71,5 +71,9 @@ class Overlay:
         return OverlayState(self.address, self._hidden)
 
     def restore(self, state: OverlayState) -> None:
-        """Go on from a saved state; memory is restored by its owner."""
+        """Go on from a saved state; memory is restored by its owner. ValueError when no page of this memory is in it."""
+        if state.address is not None and (state.address % PAGE or state.address < 0 or not self.fits(state.address)):
+            raise ValueError(f"a saved overlay at {state.address:#x}, where there is no page of RAM")
+        if len(state.hidden) != (0 if state.address is None else PAGE):
+            raise ValueError(f"a saved overlay that hides {len(state.hidden)} bytes")
         self.address, self._hidden = state.address, state.hidden

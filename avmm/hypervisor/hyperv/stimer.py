@@ -40,12 +40,12 @@ class SyntheticTimer:
         self.synic = synic
         self.config = 0
         self.count = 0
-        self._timer = clock.timer(self._expired)
+        self.deadline = clock.timer(self._expired)
 
     def reset(self) -> None:
         """Disabled."""
         self.config = self.count = 0
-        self._timer.cancel()
+        self.deadline.cancel()
 
     def write_config(self, value: int) -> bool:
         """STIMERn_CONFIG; False (#GP) on reserved bits."""
@@ -69,11 +69,11 @@ class SyntheticTimer:
 
     def _arm(self) -> None:
         if not self.config & ENABLE or not self.count:
-            self._timer.cancel()
+            self.deadline.cancel()
         elif self.config & PERIODIC:
-            self._timer.arm(min(self.clock.now() + max(self.count, SHORTEST_PERIOD) * REFERENCE_NS, _FOREVER))
+            self.deadline.arm(min(self.clock.now() + max(self.count, SHORTEST_PERIOD) * REFERENCE_NS, _FOREVER))
         else:
-            self._timer.arm(min(self.count * REFERENCE_NS, _FOREVER))
+            self.deadline.arm(min(self.count * REFERENCE_NS, _FOREVER))
 
     def _expired(self) -> None:
         now = self.clock.now()
@@ -93,12 +93,14 @@ class SyntheticTimer:
 
     def save(self) -> TimerState:
         """Return the state."""
-        return TimerState(self.config, self.count, self._timer.due)
+        return TimerState(self.config, self.count, self.deadline.due)
 
     def restore(self, state: TimerState) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state. ValueError when no timer is in it."""
+        if state.config & ~_WRITABLE or (state.due is not None and not 0 <= state.due <= _FOREVER):
+            raise ValueError(f"a saved timer with configuration {state.config:#x}, due at {state.due}")
         self.config, self.count = state.config, state.count
         if state.due is None:
-            self._timer.cancel()
+            self.deadline.cancel()
         else:
-            self._timer.arm(state.due)
+            self.deadline.arm(state.due)

@@ -19,6 +19,7 @@ from avmm.memory import GuestMemory
 
 SLOT = 256
 FLAGS = 2048
+LARGEST = 240  # bytes of a message's payload
 MASKED, AUTO_EOI, POLLING = 1 << 16, 1 << 17, 1 << 18
 _WRITABLE = 0xFF | MASKED | AUTO_EOI | POLLING | 1 << 20
 _HEADER_TAIL = struct.Struct("<BBHQ")
@@ -180,13 +181,19 @@ class Synic:
         return SynicState(self.control, self.event_page, self.message_page, tuple(self.sints), queues, overlays)
 
     def restore(self, state: SynicState) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state. ValueError when no controller is in it."""
+        if len(state.sints) != SINTS or len(state.queues) != SINTS:
+            raise ValueError(f"a saved SynIC with {len(state.sints)} SINTs and {len(state.queues)} queues")
+        for kind, payload in (message for queue in state.queues for message in queue):
+            if not 0 < kind < 1 << 32 or len(payload) > LARGEST:
+                raise ValueError(f"a saved SynIC with a message of type {kind:#x} and {len(payload)} bytes")
         self.control, self.event_page, self.message_page = state.control, state.event_page, state.message_page
         self._events.restore(state.overlays[0])
         self._messages.restore(state.overlays[1])
         self._queues = [deque(queue) for queue in state.queues]
         for number, value in enumerate(state.sints):
-            self.write_sint(number, value)
+            if not self.write_sint(number, value):
+                raise ValueError(f"a saved SynIC with {value:#x} in SINT {number}")
 
 
 def _ignore(sint: int) -> None:
