@@ -189,14 +189,17 @@ def test_rep_stos_over_the_code_behind_it() -> None:
     assert rig.traps == []
 
 
-def test_dma_into_code_pages() -> None:
-    """Written through the host's view of RAM: unnoticed until ``invalidate``."""
+@pytest.mark.parametrize(("address", "length"), [(0x30001, 1), (0x2E800, 0x1802), (0x30001, 0x4000), (0x2F000, 0x3000)])
+def test_dma_into_code_pages(address: int, length: int) -> None:
+    """Written through the host's view of RAM: unnoticed until ``invalidate``, of a range that begins or ends with data too."""
     rig = Rig("mov ecx, 3\nagain:\n call 0x30000\n add ebx, eax\n out 0x50, al\n dec ecx\n jnz again\n STOP", "pm32")
     rig.ram[0x30000:0x30006] = b"\xb8\x01\0\0\0\xc3"
 
     def on_out(port: int, size: int, value: int) -> None:
+        rig.cpu.invalidate(0x2F000, 0x1000)
+        rig.cpu.invalidate(0x31000, 0x1000)
         rig.ram[0x30001] = 0x40
-        rig.cpu.invalidate(0x30001, 1)
+        rig.cpu.invalidate(address, length)
 
     rig.on_out = on_out
     assert rig.run() is Exit.STOPPED

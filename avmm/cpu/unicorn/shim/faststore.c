@@ -102,6 +102,18 @@ static void unprotect(void *uc, uint64_t ram_address) {
     uint8_t *code = s ? has_code(s, (uintptr_t)map_ram_ptr(uc, NULL, ram_address) & ~PAGE_MASK) : NULL;
     if (code) *code = 0, s->backoff = 0;
 }
+/* Whether a page of host memory may hold a block: yes where we do not know. A page says yes until its last block is gone. */
+bool faststore_may_hold_code(void *store, const uint8_t *host, uint64_t length) {
+    Store *s = store;
+    if (!length) return false;
+    for (int i = 0; i < s->ram_count; i++) {
+        Ram *r = s->rams + i;
+        uint64_t offset = (uintptr_t)host - (uintptr_t)r->host;
+        if (offset < r->size && length <= r->size - offset)
+            return memchr(r->has_code + (offset >> PAGE_BITS), 1, ((offset + length - 1) >> PAGE_BITS) - (offset >> PAGE_BITS) + 1);
+    }
+    return true;
+}
 /* no blocks at all */
 void faststore_no_code(void *store) {
     Store *s = store;

@@ -78,8 +78,9 @@ uint8_t *memory_host(Vcpu *v, uint64_t physical, uint64_t length) {
     return NULL;
 }
 
-/* Forget translated code of RAM that someone else than a guest store has written. */
+/* Forget translated code of RAM that someone else than a guest store has written: mostly data, of which the engine need not be asked. */
 void memory_invalidate(Vcpu *v, uint8_t *host, uint64_t length) {
+    if (v->faststore && !faststore_may_hold_code(v->faststore, host, length)) return;
     uint64_t begin = api.ram_addr_from_host(v->uc, host);
     if (begin != ~0ull) api.tb_invalidate_phys_range(v->uc, begin, begin + length);
 }

@@ -191,6 +191,7 @@ void *faststore_register(void *uc, void *cpu, void *tlb);
 void faststore_add_ram(void *store, uint8_t *host, uint64_t size);
 void faststore_remove_ram(void *store, uint8_t *host);
 void faststore_no_code(void *store);
+bool faststore_may_hold_code(void *store, const uint8_t *host, uint64_t length);
 void faststore_walk(void *store, Vcpu *walker);
 void faststore_unregister(void *store);
 
