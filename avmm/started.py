@@ -6,13 +6,13 @@ coroutine is sent what a task would have sent it, the exceptions included.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Generator
-from typing import Any, TypeVar, cast
+from collections.abc import Coroutine, Generator
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
 
-class Started(Awaitable[T]):
+class Started(Generic[T]):  # not Awaitable[T], an abstract class: isinstance() of one costs more than the rest of a packet's hop
     """A coroutine that has yielded ``blocker``: awaiting this goes on with it, and gives its result."""
 
     __slots__ = ("_blocker", "coroutine")

@@ -22,6 +22,7 @@ from time import monotonic_ns
 from typing import Any, Generic, TypeVar
 
 from avmm.devices.block import BlockError, BlockFault
+from avmm.host.inbox import Inbox
 from avmm.started import Started
 
 Data = bytes | bytearray | memoryview
@@ -109,7 +110,7 @@ class Stage(ABC, Generic[T]):
 
     def __init__(self, name: str, limit: int = INBOX) -> None:
         self.name = name
-        self.inbox: asyncio.Queue[T | Started[None]] = asyncio.Queue(limit)
+        self.inbox: Inbox[T | Started[None]] = Inbox(limit)
         self.task: asyncio.Task[None] | None = None
         self.ended = False
         self._current: T | None = None
@@ -133,11 +134,8 @@ class Stage(ABC, Generic[T]):
         """Put ``item`` into the inbox if there is room. Ended stages take everything and reject it."""
         if self.ended:
             self.reject(item, self._ended_error())
-        elif self.inbox.full():
-            return False
-        else:
-            self.inbox.put_nowait(item)
-        return True
+            return True
+        return self.inbox.offer(item)
 
     async def put(self, item: T) -> None:
         """Put ``item`` into the inbox, waiting for room: a stage that is behind holds up the one before it."""
@@ -154,9 +152,9 @@ class Stage(ABC, Generic[T]):
             self._end(self.task)
 
     async def _run(self) -> None:
-        take = self.inbox.get
+        inbox = self.inbox
         while True:
-            item = await take()
+            item = inbox.take() if inbox else await inbox.get()
             if isinstance(item, Started):
                 await self._go_on(item)
                 continue
@@ -188,7 +186,7 @@ class Stage(ABC, Generic[T]):
             self._current = None
             self.reject(item, error)
         else:
-            self.inbox.put_nowait(Started(work, blocker))
+            self.inbox.offer(Started(work, blocker))  # idle: there is room
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.ended = True
@@ -198,8 +196,8 @@ class Stage(ABC, Generic[T]):
         self._drain()
 
     def _drain(self) -> None:
-        while not self.inbox.empty():
-            item = self.inbox.get_nowait()
+        while self.inbox:
+            item = self.inbox.take()
             if isinstance(item, Started):
                 item.coroutine.close()  # its item is the current one
             else:
@@ -214,7 +212,7 @@ class StorageStage(Stage[StorageRequest]):
 
     def offer(self, item: StorageRequest) -> bool:
         """Begin ``item`` at once if the stage is idle, otherwise as any stage does."""
-        if self._current is None and self.task is not None and not self.ended and self.inbox.empty():
+        if self._current is None and self.task is not None and not self.ended and not self.inbox:
             self._start_here(item)
             return True
         return super().offer(item)

@@ -14,7 +14,7 @@ answered, at the latest with :class:`ServiceEnded` when the service or the devic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,19 @@ class DeviceStats:
 
 Answer = int | Awaitable[int | None] | None
 
-_CALLS: dict[IrpKind, Callable[[Device, Irp], Answer]] = {
-    IrpKind.PORT_READ: lambda device, irp: device.read(irp.address, irp.size),
-    IrpKind.PORT_WRITE: lambda device, irp: device.write(irp.address, irp.size, irp.value),
-    IrpKind.MEMORY_READ: lambda device, irp: device.read_memory(irp.address, irp.size),
-    IrpKind.MEMORY_WRITE: lambda device, irp: device.write_memory(irp.address, irp.size, irp.value),
-    IrpKind.WINDOW_DONE: lambda device, irp: device.window_done(irp.address),
-}
+
+def _access(irp: Irp) -> Answer:
+    """Make the access, the frequent ones first: a dictionary would ask each kind for its hash, which enum computes in Python."""
+    device, kind = irp.device, irp.kind
+    if kind is IrpKind.PORT_READ:
+        return device.read(irp.address, irp.size)
+    if kind is IrpKind.PORT_WRITE:
+        return device.write(irp.address, irp.size, irp.value)
+    if kind is IrpKind.WINDOW_DONE:
+        return device.window_done(irp.address)
+    if kind is IrpKind.MEMORY_READ:
+        return device.read_memory(irp.address, irp.size)
+    return device.write_memory(irp.address, irp.size, irp.value)
 
 
 class Removal:
@@ -115,14 +121,14 @@ class OutsideDevice(IrpStage):
     @property
     def idle(self) -> bool:
         """Whether nothing is before an Irp that comes now."""
-        return self._current is None and self.inbox.empty() and not self.ended
+        return self._current is None and not self.inbox and not self.ended
 
     def begin(self, irp: Irp) -> Begun | None:
         """Make the access. None if that answered the Irp, otherwise what is left to be performed."""
         irp.hop(self.name)
         journey.set(irp.id)
         try:
-            answer = _CALLS[irp.kind](self.device, irp)
+            answer = _access(irp)
         except Exception as error:
             self._answer(irp, error)
             return None

@@ -79,7 +79,7 @@ class Irp(Awaitable[int]):
     def complete(self, value: int = 0) -> None:
         """Send the feedback packet: the access has been performed and read ``value``."""
         if not self._future.done():
-            if self.kind in _READS:
+            if self.kind is IrpKind.PORT_READ or self.kind is IrpKind.MEMORY_READ:
                 self.value = value
             self._future.set_result(value)
 
@@ -90,6 +90,3 @@ class Irp(Awaitable[int]):
 
     def __repr__(self) -> str:
         return f"<Irp {self.id} {self.kind.value} {self.device.name}:{self.address:#x} size {self.size}>"
-
-
-_READS = frozenset((IrpKind.PORT_READ, IrpKind.MEMORY_READ))
