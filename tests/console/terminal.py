@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 PATIENCE = 20.0
 PROMPT = "shell$"
+_numbers = count()
+"""Of sockets: a server that was told to go may still hold the one it had."""
 
 
 class Terminal:
@@ -19,7 +22,7 @@ class Terminal:
     def __init__(self, folder: Path, columns: int = 100, rows: int = 30, term: str = "screen-256color", **environment: object) -> None:
         self.folder = folder
         self._closed = False
-        self._tmux = ["tmux", "-f", "/dev/null", "-S", str(folder / f"tmux{columns}")]
+        self._tmux = ["tmux", "-f", "/dev/null", "-S", str(folder / f"tmux{next(_numbers)}")]
         more = " ".join(f"{name}={value}" for name, value in environment.items())
         shell = f"cd {folder}; PS1='{PROMPT} ' TERM={term} XDG_RUNTIME_DIR={folder}/run {more} exec bash --norc --noprofile"
         self.do("new-session", "-d", "-x", str(columns), "-y", str(rows), shell)
