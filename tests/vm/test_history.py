@@ -158,7 +158,7 @@ async def test_a_run_that_differs_says_where(vm: avmm.Vm) -> None:
 
 
 async def test_what_has_no_history_says_so(vm: avmm.Vm) -> None:
-    with pytest.raises(avmm.SnapshotError, match=r"vm has no history to go back in: call keep_history\(\) before"):
+    with pytest.raises(avmm.SnapshotError, match=r"vm has no history to go back in: have it kept first"):
         await vm.rewind(1)
     history = await vm.keep_history()
     assert await vm.keep_history() is history
