@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,10 @@ from avmm.host.service import ServiceOs
 from avmm.host.structure import HostOs
 from avmm.hypervisor.rounds import Rounds
 from avmm.hypervisor.schedule import Schedule
+
+SWITCH_INTERVAL = 0.0002
+"""Seconds after which a thread that waits for the interpreter asks for it. Python's own 5 ms is longer than a guest's slice: uvloop lets
+go of the interpreter for an instant between two slices, which starts the wait anew, and beside a busy guest no file is ever closed."""
 
 
 class Host:
@@ -34,6 +39,7 @@ class Host:
         self.vms: dict[str, Vm] = {}
 
     async def __aenter__(self) -> Self:
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
         await self.service.__aenter__()
         return self
 

@@ -259,3 +259,17 @@ async def test_engines_come_and_go_while_others_run(tmp_path: Path) -> None:
         await crashing.wait_until(lambda: crashing.partition.resets >= 40, timeout=100)
         assert all(vm.state is RunState.RUNNING for vm in (crashing, *busy))
         assert busy[1].partition.memory.read(0x7D00, 1) == b"\xc3"
+
+
+@pytest.mark.asyncio
+async def test_a_machine_is_shut_down_beside_a_busy_one(tmp_path: Path) -> None:
+    """Its files are closed by threads, which need the interpreter that a guest in real time never leaves alone for long."""
+    image = tmp_path / "busy.img"
+    image.write_bytes(bytes.fromhex("40 4b eb fc").ljust(510, b"\0") + b"\x55\xaa" + bytes(512 * 199))
+    async with asyncio.timeout(60), Host() as host:
+        for name in ("first", "second"):
+            config = VmConfig(name=name, memory="2M", floppies=[Disk(image, "ro")], clock="real")
+            await (await host.create_vm(config)).start()
+        first, second = host.vms.values()
+        await first.shutdown()
+        assert second.state is RunState.RUNNING
