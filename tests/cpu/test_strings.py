@@ -116,6 +116,28 @@ def test_ring_3_cannot_write_supervisor_pages_that_ring_0_has_written(mode: str)
     assert rig.reg("edi") == 0x40000
 
 
+@pytest.mark.parametrize("flags", ["stac", "clac"])
+def test_copies_to_user_pages_between_stac_and_clac(flags: str) -> None:
+    # the first copy translates the code, so that the second one, in another mode of the TLB, does not fetch it
+    rig = Rig(
+        f"cld\nmov edx, 2\nmov r8d, 0x20000\nagain:\nmov esi, 0x40000\nmov edi, r8d\nmov ecx, 1500\nhere:\nrep movsq\n{flags}\n"
+        "mov r8d, 0x30000\ndec edx\njnz again\nSTOP",
+        "long", stop_on_trap=True, cr4=1 << 21,
+    )  # fmt: skip
+    for page in range(0, 0x200000, 4096):
+        rig.page(page, page | (7 if 0x30000 <= page < 0x38000 else 3))
+    data = random.Random(4).randbytes(12000)
+    rig.ram[0x40000 : 0x40000 + len(data)] = data
+    rig.run(1 << 22)
+    assert rig.ram[0x20000 : 0x20000 + len(data)] == data
+    if flags == "stac":
+        assert not rig.traps
+        assert rig.ram[0x30000 : 0x30000 + len(data)] == data
+    else:
+        assert [(t.vector, t.error, t.ip) for t in rig.traps] == [(14, 3, rig.label("here"))]
+        assert not any(rig.ram[0x30000:0x38000])
+
+
 def test_it_writes_over_code() -> None:
     rig = Rig(
         "cld\nmov ebp, 2\nmov al, 0x40\nagain:\nmov edi, 0x20000\nmov ecx, 4000\nrep stosb\nmov byte [0x20000 + 4000], 0xc3\nxor eax, eax\n"

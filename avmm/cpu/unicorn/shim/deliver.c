@@ -174,7 +174,7 @@ static void on_sysenter(void *uc, Vcpu *v) {
 /* ---- the time stamp counter counts ns of machine time */
 static uint32_t on_rdtsc(void *uc, Vcpu *v) {
     (void)uc;
-    uint64_t now = (uint64_t)((v->virtual_time ? vcpu_units(v) : monotonic_ns()) + v->tsc_base);
+    uint64_t now = (uint64_t)(v->virtual_time ? vcpu_units(v) : monotonic_ns()) + (uint64_t)v->tsc_base;
     ENV64(v, RAX) = (uint32_t)now;
     ENV64(v, RDX) = now >> 32;
     return 1;
@@ -183,7 +183,6 @@ static uint32_t on_rdtsc(void *uc, Vcpu *v) {
 /* ---- the block hook: budget and deterministic clock. It runs right before the block's own exit check, so a stop takes
  * effect at this block's boundary. */
 static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
-    enum { LONGEST_STRING = 5 };
     if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
     if (__builtin_expect(v->debug.active, 0) && debug_before_block(v, address, size)) return;
     if (__builtin_expect(v->left <= 0, 0)) {

@@ -13,7 +13,7 @@
 
 enum { PAGE = 4096, MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2 };
 enum { HF_SMAP = 1 << 23, FLAG_AC = 1 << 18 };
-enum { OP_MOVS = 0xa4, OP_STOS = 0xaa };
+enum { OP_MOVS = 0xa4, OP_STOS = 0xaa, FETCH = 4 /* UC_PROT_EXEC */ };
 
 typedef struct { int operation, size; uint64_t mask; } String;
 
@@ -28,11 +28,19 @@ static uint8_t *host_of(Vcpu *v, uint64_t linear, size_t kind) {
     uint64_t tag = *(uint64_t *)((char *)e + kind);
     return tag == (linear & ~(uint64_t)(PAGE - 1)) ? (uint8_t *)(linear + e->addend) : NULL;
 }
+/* The instruction's bytes. Code that has been translated once is found without the TLB, which then need not map it in the mode
+ * that it runs in: the kernel's copies to and from user space, between STAC and CLAC, hardly ever. */
+static bool fetch(Vcpu *v, uint64_t linear, unsigned length, uint8_t *code) {
+    const uint8_t *host = host_of(v, linear, offsetof(TlbEntry, code));
+    if ((linear & (PAGE - 1)) + length > PAGE) return false;
+    if (host) memcpy(code, host, length);
+    return host || !api.vmem_read(v->uc, linear, FETCH, code, length);
+}
 /* Whether the block at `linear` is REP MOVS or REP STOS with the default segments. */
 static bool decode(Vcpu *v, uint64_t linear, unsigned length, String *s) {
-    const uint8_t *code = host_of(v, linear, offsetof(TlbEntry, code));
+    uint8_t code[LONGEST_STRING];
     bool long_mode = ENV32(v, HFLAGS) & HF_CS64, wide = ENV32(v, HFLAGS) & HF_CS32, narrow = false, other = false, rep = false, rex = false;
-    if (!code || (linear & (PAGE - 1)) + length > PAGE) return false;
+    if (!fetch(v, linear, length, code)) return false;
     for (unsigned i = 0; i + 1 < length; i++) {
         if (code[i] == 0xf3 || code[i] == 0xf2) rep = true;
         else if (code[i] == 0x66) other = true;

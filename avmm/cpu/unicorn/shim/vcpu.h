@@ -183,6 +183,7 @@ void debug_forget_step(Vcpu *v);
 void debug_set_breakpoints(Vcpu *v, uint64_t *sorted, int count);
 bool debug_set_watchpoints(Vcpu *v, const Watch *watches, int count);
 /* strings.c: REP MOVS and REP STOS in bulk */
+enum { LONGEST_STRING = 5 }; /* bytes of the instruction, prefixes included */
 void string_bulk(Vcpu *v, uint64_t linear, unsigned length);
 /* faststore.c */
 void **library_slot(void *library, const char *name);
