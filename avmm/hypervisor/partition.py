@@ -132,7 +132,9 @@ class Partition:
         if isinstance(self.clock, WallClock):
             self.clock.pause()  # machine time begins with the first instruction
         elif isinstance(self.clock, VirtualClock):
-            self.clock.on_skip = self.processor.set_time_base
+            self.clock.on_skip = self._set_time_base
+        self._time_base = 0
+        self.msrs.on_adjust = self._set_tsc
         self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, self._debug_stop, slice_ns=slice_ns)
         self.memory = GuestMemory(self.ram.view, self.processor.invalidate)
         self.processor.map_ram(0, self.ram.view)
@@ -152,6 +154,14 @@ class Partition:
 
     def _now(self) -> int:
         return self.clock.now()
+
+    def _set_time_base(self, base: int) -> None:
+        """Machine time is the processor's own count, or the host's time, plus ``base`` from now on: the time stamp counter goes along."""
+        self._time_base = base
+        self._set_tsc()
+
+    def _set_tsc(self) -> None:
+        self.processor.set_time_base(self._time_base + self.msrs.tsc_adjust)
 
     # -- building
 
@@ -305,7 +315,7 @@ class Partition:
         try:
             if isinstance(self.clock, WallClock):
                 self.clock.resume()
-                self.processor.set_time_base(-self.clock.origin)
+                self._set_time_base(-self.clock.origin)
             self._enter(RunState.RUNNING)
             self._hold(False)
             await self.vcpu.run()
@@ -424,7 +434,7 @@ class Partition:
         await self._resumed
         if isinstance(self.clock, WallClock):
             self.clock.resume()
-            self.processor.set_time_base(-self.clock.origin)
+            self._set_time_base(-self.clock.origin)
         if self.failure is None and self.state is RunState.PAUSED and not self._want_pause:
             self._enter(RunState.RUNNING)
 

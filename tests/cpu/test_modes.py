@@ -462,6 +462,15 @@ def test_rdtsc_counts_virtual_time() -> None:
     assert 1900 <= rig.reg("eax") - rig.reg("ebx") <= 2100  # LOOP is two bytes long, one unit each
 
 
+def test_the_time_stamp_counter_wraps() -> None:
+    rig = Rig("rdtsc\nmov esi, edx\nmov edi, eax\nmov ecx, 0x10\nrdmsr\nSTOP", "pm32")
+    for base in (-1, -(1 << 63) - 3, (1 << 64) + 9, 1 << 63):
+        rig.cpu.set_time_base(base)
+    rig.run()
+    assert rig.reg("esi") == rig.reg("edx") == 0x80000000
+    assert 0 < rig.reg("edi") <= rig.reg("eax") < 200
+
+
 def test_rdtsc_with_tsd_in_ring_3() -> None:
     rig = Rig("ring3_32 user\nuser:\n nop\nhere:\n rdtsc", "pm32", stop_on_trap=True, cr4=4)
     rig.run()

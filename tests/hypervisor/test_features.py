@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from avmm.hypervisor.features import APIC_BASE, PAT, Msrs, cpuid
+from avmm.hypervisor.features import APIC_BASE, PAT, TSC_ADJUST, Msrs, cpuid
 
 ALL = (0xFFFFFFFF,) * 4
 
@@ -80,3 +80,17 @@ def test_a_device_owns_its_msr() -> None:
     assert not msrs.write(APIC_BASE, 0xBAD)
     msrs.reset()
     assert msrs.read(APIC_BASE) == 0xBAD  # the device resets itself
+
+
+def test_the_adjustment_of_the_time_stamp_counter() -> None:
+    msrs = Msrs()
+    heard: list[int] = []
+    msrs.on_adjust = lambda: heard.append(msrs.tsc_adjust)
+    assert bit(cpuid(7, 0, (0, 0, 0, 0))[1], 1)
+    assert msrs.read(TSC_ADJUST) == 0
+    msrs.write(TSC_ADJUST, (1 << 64) - 5)
+    saved = msrs.save()
+    msrs.reset()
+    msrs.restore(saved)
+    assert heard == [-5, 0, -5]
+    assert msrs.read(TSC_ADJUST) == (1 << 64) - 5

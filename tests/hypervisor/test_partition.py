@@ -455,3 +455,37 @@ def test_any_order_of_lifecycle_requests(steps: list[str], source: str, virtual:
         partition.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.asyncio
+async def test_what_a_guest_writes_to_the_time_stamp_counter_is_kept_over_a_pause_and_forgotten_at_a_reset() -> None:
+    source = """
+        mov ecx, 0x10
+        mov edx, 0x80000007
+        xor eax, eax
+        wrmsr
+        mov ecx, 0x3b
+        rdmsr
+        mov [0x3000], edx
+        mov dx, 0x300
+        out dx, al
+        rdtsc
+        mov [0x3004], edx
+        hlt
+    """
+    machine = Machine(source)
+    partition = machine.partition
+    await partition.power_on()
+    await until(lambda: bool(machine.toy.log))
+    await until(lambda: machine.peek(0x3004) != 0)
+    await partition.pause()
+    assert machine.peek(0x3000) == 0x80000006  # what had passed by then is a borrow
+    assert machine.peek(0x3004) == 0x80000007
+    adjust = partition.msrs.tsc_adjust
+    assert adjust < -(1 << 62)
+    saved = partition.msrs.save()
+    partition.msrs.reset()
+    assert partition.msrs.tsc_adjust == 0
+    partition.msrs.restore(saved)
+    assert partition.msrs.tsc_adjust == adjust
+    await partition.stop()

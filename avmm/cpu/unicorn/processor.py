@@ -31,7 +31,7 @@ CPU_MODEL_EPYC = 35  # the default model has no SVM
 RESERVED = 1 << 44  # our pages: stub, VMCB, host save area, MSR permission map
 VMCB, HOST_SAVE, MSR_MAP, RESERVED_SIZE = RESERVED + 0x1000, RESERVED + 0x2000, RESERVED + 0x3000, 0x6000
 STUB = bytes.fromhex("0f01da0f01d8f4")  # vmload; vmrun; hlt
-EFER, VM_HSAVE_PA = 0xC0000080, 0xC0010117
+EFER, VM_HSAVE_PA, TSC, TSC_ADJUST = 0xC0000080, 0xC0010117, 0x10, 0x3B
 EFER_SVME, EFER_LME, EFER_LMA = 0x1000, 0x100, 0x400
 EFER_WRITABLE = 0x4901  # SCE, LME, NXE, FFXSR
 CR0_PG = 1 << 31
@@ -159,9 +159,9 @@ class UnicornProcessor:
 
     def set_time_base(self, base: int) -> None:
         """Let the time stamp counter read units (virtual time) or host monotonic ns (real time) plus ``base``."""
-        self._tsc_base = base
+        self._tsc_base = (base + (1 << 63)) % (1 << 64) - (1 << 63)  # the shim's is of 64 bits, and a guest may add to it what it likes
         if self._vcpu is not None:
-            self._vcpu.tsc_base = base
+            self._vcpu.tsc_base = self._tsc_base
 
     # -- making and ending
 
@@ -432,14 +432,19 @@ class UnicornProcessor:
             return self.inside.q[at] if kind == "q" else self.inside.d[at]
         if index == EFER:
             return self.register("efer")
-        if index == 0x10:
-            return (self.units if self._virtual_time else time.monotonic_ns()) + self._tsc_base
+        if index == TSC:
+            return self._time_stamp()
         return self.callbacks.rdmsr(index)
 
     def write_msr(self, index: int, value: int) -> bool:
         """Set an MSR; False for #GP."""
         if index == EFER:
             return self._write_efer(value)
+        if index == TSC:  # as if the difference were added to TSC_ADJUST, which whoever keeps time may refuse
+            adjust = self.callbacks.rdmsr(TSC_ADJUST)
+            if adjust is not None:
+                self.callbacks.wrmsr(TSC_ADJUST, adjust + value - self._time_stamp() & (1 << 64) - 1)
+            return True
         field = _MSRS.get(index)
         if field is None:
             return self.callbacks.wrmsr(index, value)
@@ -451,6 +456,9 @@ class UnicornProcessor:
         else:
             self.inside.d[at] = value & 0xFFFFFFFF
         return True
+
+    def _time_stamp(self) -> int:
+        return (self.units if self._virtual_time else time.monotonic_ns()) + self._tsc_base & (1 << 64) - 1
 
     def _write_efer(self, value: int) -> bool:
         """WRMSR to EFER. SVME, which the engine lives on, is neither seen nor changed; LMA is read-only."""

@@ -18,7 +18,7 @@ from avmm.clock import Timer
 from avmm.cpu.engine import Processor
 from avmm.devices.device import Board, Device
 from avmm.devices.lapic_registers import BASE as APIC_BASE
-from avmm.hypervisor.features import Msrs, Quad, cpuid
+from avmm.hypervisor.features import TSC_ADJUST, TSC_ADJUST_7_EBX, Msrs, Quad, cpuid
 from avmm.hypervisor.hyperv import hypercall
 from avmm.hypervisor.hyperv import registers as reg
 from avmm.hypervisor.hyperv.hypercall import Connections, Status
@@ -148,6 +148,7 @@ class HyperV(Device):
             reg.EOM: (lambda: 0, synic.write_eom),
             reg.GUEST_IDLE: (self._idle, _refuse),
             reg.TSC_INVARIANT: (lambda: self._tsc_invariant, self._write_tsc_invariant),
+            TSC_ADJUST: (_unreadable, _refuse),  # the reference TSC page relies on a time stamp counter that nobody changes
             reg.CRASH_CTL: (lambda: reg.CRASH_NOTIFY | reg.CRASH_MESSAGE, self._write_crash),
         }
         for number in range(reg.SINTS):
@@ -286,7 +287,8 @@ def leaf(number: int, subleaf: int, native: Quad) -> Quad:
     """CPUID of an enlightened partition."""
     if 0x40000000 <= number < 0x40010000:
         return reg.LEAVES.get(number, (0, 0, 0, 0))
-    return cpuid(number, subleaf, native)
+    a, b, c, d = cpuid(number, subleaf, native)
+    return a, b & ~TSC_ADJUST_7_EBX if number == 7 else b, c, d
 
 
 def _timer_config(timer: SyntheticTimer) -> Handler:
