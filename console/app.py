@@ -82,7 +82,7 @@ class Console:
     ) -> None:
         self.machines = list(machines)
         self.panes: Panes = Panes(self.machines)
-        self.stage: Stage = Stage(self.panes, STYLE)
+        self.stage: Stage = Stage(self.panes)
         self.router = KeyRouter(prefix)
         self.page: Page | None = None
         self.show_path = False

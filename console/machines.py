@@ -92,7 +92,7 @@ class Machine:
         """Why nothing more comes from it; empty while it does."""
         self.keyboard, self.line = TypeAhead(), TypeAhead()
         self._screen = ScreenView(depth)
-        self._serial = SerialView()
+        self._serial = SerialView(depth)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property

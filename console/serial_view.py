@@ -8,9 +8,10 @@ from __future__ import annotations
 from itertools import groupby
 
 import pyte
-from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.output import ColorDepth
 
 from .screen_view import Frame, scrolled
+from .sequences import Sequences
 
 COLUMNS, LINES = 80, 25
 KEPT = 64 << 10
@@ -22,7 +23,8 @@ PAST = 1 << 20
 class SerialView:
     """The terminal at the other end of a serial line."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: ColorDepth) -> None:
+        self._sequences = Sequences(depth)
         self.screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.ByteStream(self.screen)
         self._waiting = bytearray()
@@ -58,13 +60,19 @@ class SerialView:
             self._waiting.clear()
         cursor = self.screen.cursor
         top = scrolled(cursor.y, LINES, height)
-        rows: list[StyleAndTextTuples] = []
-        for y in range(top, min(top + height, LINES)):
-            line = self.screen.buffer[y]
-            cells = [line[x] for x in range(min(width, COLUMNS))]
-            rows.append([(style, "".join(cell.data for cell in run)) for style, run in groupby(cells, key=_style)])
-        inside = not cursor.hidden and cursor.x < width
-        return Frame(rows, min(width, COLUMNS), (min(cursor.x, COLUMNS - 1), cursor.y - top) if inside else None)
+        rows = [self._row(y, min(width, COLUMNS)) for y in range(top, min(top + height, LINES))]
+        return Frame(rows, min(width, COLUMNS))
+
+    def _row(self, y: int, width: int) -> str:
+        line, cursor = self.screen.buffer[y], self.screen.cursor
+        cells = [line[x] for x in range(width)]
+        if width < COLUMNS and not line[width].data:  # half of a wide character
+            cells[-1] = cells[-1]._replace(data=" ")
+        at = min(cursor.x, COLUMNS - 1)
+        if y == cursor.y and at < width and not cursor.hidden:
+            cells[at] = cells[at]._replace(reverse=not cells[at].reverse)
+        runs = groupby(cells, key=_style)
+        return "".join([self._sequences[style] + "".join([cell.data for cell in run]) for style, run in runs])
 
 
 def _style(cell: pyte.screens.Char) -> str:

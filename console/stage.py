@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 from prompt_toolkit.application import Application
-from prompt_toolkit.styles import Style
 
 from .painter import Painter, Place
 from .panes import Panes, Tab
@@ -22,9 +21,8 @@ LOAD = 20
 class Stage:
     """Paints the panes. Its two hooks go before and after each of prompt_toolkit's redraws."""
 
-    def __init__(self, panes: Panes, style: Style) -> None:
+    def __init__(self, panes: Panes) -> None:
         self._panes = panes
-        self._style = style
         self._painter: Painter | None = None
         self._places: list[Place | None] = []
         self._fresh = True
@@ -41,7 +39,7 @@ class Stage:
     def after_render(self, app: Application[Any]) -> None:
         """The lines around are drawn. Where the places have moved, they are drawn once more, on an empty terminal."""
         if self._painter is None:
-            self._painter = Painter(app.output, self._style, app.color_depth)
+            self._painter = Painter(app.output)
         places = [pane.area.place for pane in self._panes.shown]
         if places != self._places:
             self._places = places
