@@ -1,8 +1,8 @@
 """The console: the screens, keyboards and serial lines of machines on the whole terminal, with lines around them.
 
-prompt_toolkit reads the keys and draws what is around the guests; the guests are drawn by the painter. Everything happens when something
-changes, a key, a picture, new facts; nothing polls. The invariant: the terminal is as it was before when the console ends, for whatever
-reason, and no machine ends because a console does.
+prompt_toolkit reads the keys, says what is where, and draws the command line; all else is drawn by the painter. Everything happens when
+something changes, a key, a picture, new facts; nothing polls. The invariant: the terminal is as it was before when the console ends, for
+whatever reason, and no machine ends because a console does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from .screen_view import colour_depth
 from .stage import Stage
 
 FRAMES = 30
-"""Redraws of what is around the guests a second, at most."""
+"""prompt_toolkit's redraws a second, at most."""
 ESCAPE_SECONDS = 0.03
 MESSAGE_SECONDS = 4.0
 BELL_SECONDS = 0.25
@@ -82,7 +82,6 @@ class Console:
     ) -> None:
         self.machines = list(machines)
         self.panes: Panes = Panes(self.machines)
-        self.stage: Stage = Stage(self.panes)
         self.router = KeyRouter(prefix)
         self.page: Page | None = None
         self.show_path = False
@@ -95,10 +94,12 @@ class Console:
         self._rang = 0.0
         self._mouse = MouseTracker()
         self._mouse_wanted: bool | None = None
+        self._had_mouse = False
         self._away = False
         """Whether the shell has the terminal."""
         self._bug: BaseException | None = None
-        self.around = Surroundings(self)
+        self.around = Surroundings(self, STYLE, depth_here())
+        self.stage: Stage = Stage(self.around.areas, self.around.tell_room)
         self.app: Application[None] = Application(
             self.around.layout(), key_bindings=self._bindings(), style=STYLE, full_screen=True, color_depth=depth_here(),
             min_redraw_interval=1 / FRAMES, output=output, mouse_support=Condition(self._has_mouse),
@@ -132,17 +133,19 @@ class Console:
         def expire() -> None:
             if self._message == message:
                 self._message = ""
-                self.app.invalidate()
+                self.stage.paint_soon()
 
         asyncio.get_running_loop().call_later(MESSAGE_SECONDS, expire)
-        self.app.invalidate()
+        self.stage.paint_soon()
 
     def _changed(self, machine: Machine, changed: Changed) -> None:
         match changed.what:
             case "picture":
-                self.stage.paint_soon(Tab(machine, serial=False))
+                if self.panes.shows(Tab(machine, serial=False)):
+                    self.stage.paint_soon()
             case "serial":
-                self.stage.paint_soon(Tab(machine, serial=True), SERIAL_SECONDS)
+                if self.panes.shows(Tab(machine, serial=True)):
+                    self.stage.paint_soon(SERIAL_SECONDS)
             case "bell":
                 now = asyncio.get_running_loop().time()
                 if now - self._rang >= BELL_SECONDS and self.app.is_running:
@@ -152,7 +155,10 @@ class Console:
             case "message":
                 self.say(changed.text)
             case _:
-                self.app.invalidate()
+                self.stage.paint_soon()
+                if self._has_mouse() != self._had_mouse:  # which prompt_toolkit tells the terminal when it draws
+                    self._had_mouse = not self._had_mouse
+                    self.app.invalidate()
         if changed.what in ("facts", "lost") and self._done():
             self._exit()
 
@@ -172,7 +178,7 @@ class Console:
             if self.router.escaped:
                 asyncio.get_running_loop().call_soon(lambda: self._take(self.router.flush()))
             if waited != self.router.waiting:
-                self.app.invalidate()
+                self.stage.paint_soon()
             return NotImplemented
 
         @bindings.add(Keys.BracketedPaste, eager=True, filter=to_guest)
@@ -285,7 +291,8 @@ class Console:
             except (QmpError, ConfigError) as error:
                 self.page = None
                 self.say(str(error))
-            self.app.invalidate()
+                self.around.arrange()
+            self.stage.paint_soon()
             await asyncio.sleep(LIVE_SECONDS)
 
     # -- life

@@ -1,14 +1,16 @@
-"""Drawing guests straight onto the terminal, past prompt_toolkit, which draws what is around them.
+"""Drawing straight onto the terminal, past prompt_toolkit: the guests, and the lines around them.
 
-prompt_toolkit builds the whole screen anew for each redraw, which is too slow for 30 of them a second. To it a guest's place is an empty
-window; what belongs there is written by the painter, only the rows that changed, in one piece, with the cursor saved before and restored
-after, so that it is where prompt_toolkit left it. A guest's cursor is a cell in reverse.
+prompt_toolkit builds the whole screen anew for each redraw, which takes longer than a guest's echo may and is too slow for 30 of them a
+second. It says where everything is; to it these areas are empty. What belongs there is written by the painter, only the rows that changed,
+in one piece, with the cursor saved before and restored after, so that it is where prompt_toolkit left it. A guest's cursor is a cell in
+reverse.
 
 The invariant: the painter writes only inside places that the last layout gave it, and leaves cursor and attributes as they were.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prompt_toolkit.layout import FormattedTextControl, Window
@@ -32,11 +34,12 @@ class Place:
     height: int
 
 
-class GuestArea(Window):
-    """An empty window that knows where it is."""
+class Area(Window):
+    """A window that prompt_toolkit leaves empty. It knows where it is, and ``frame`` what belongs there, given its width and height."""
 
-    def __init__(self) -> None:
-        super().__init__(FormattedTextControl("", focusable=True, show_cursor=False), always_hide_cursor=True)
+    def __init__(self, frame: Callable[[int, int], Frame], height: int | None = None) -> None:
+        super().__init__(FormattedTextControl("", focusable=True, show_cursor=False), height=height, always_hide_cursor=True)
+        self.frame = frame
         self.place: Place | None = None
         """Where the last redraw put it; None when it was not drawn."""
 
@@ -52,7 +55,7 @@ class GuestArea(Window):
         """Remember where."""
         at = write_position
         self.place = Place(at.xpos, at.ypos, at.width, at.height) if at.width > 0 and at.height > 0 else None
-        super().write_to_screen(screen, mouse_handlers, write_position, parent_style, erase_bg, z_index)
+        screen.visible_windows_to_write_positions[self] = at
 
 
 class Painter:
@@ -67,21 +70,24 @@ class Painter:
         """The terminal was cleared: nothing is there any more."""
         self._painted.clear()
 
-    def paint(self, place: Place, frame: Frame) -> bool:
-        """Bring a place up to date, the frame in its middle; returns whether anything was written."""
+    def paint(self, areas: Iterable[Area]) -> None:
+        """Bring all that can be seen up to date, a frame in the middle of its place."""
+        places = [(area.place, area.frame(area.place.width, area.place.height)) for area in areas if area.place is not None]
+        changed = [row for place, frame in places for row in self._changed(place, frame)]
+        if changed:
+            self._output.write_raw("".join((SAVE, PLAIN, *changed, RESTORE)))
+            self._output.flush()
+
+    def _changed(self, place: Place, frame: Frame) -> list[str]:
+        """Return what is to be written for the rows that show something else."""
         above, left = max(0, (place.height - len(frame.rows)) // 2), max(0, (place.width - frame.width) // 2)
         right = " " * (place.width - left - frame.width)
         empty = " " * place.width
         rows = [*[empty] * above, *(f"{' ' * left}{row}{PLAIN}{right}" for row in frame.rows)]
         rows += [empty] * (place.height - len(rows))
         before = self._painted.get(place, [""] * place.height)
-        changed = [
+        self._painted[place] = rows
+        return [
             f"\x1b[{y};{place.x + 1}H{row}"
             for y, (row, old) in enumerate(zip(rows, before, strict=True), place.y + 1) if row != old
         ]  # fmt: skip
-        if not changed:
-            return False
-        self._painted[place] = rows
-        self._output.write_raw("".join((SAVE, PLAIN, *changed, RESTORE)))
-        self._output.flush()
-        return True

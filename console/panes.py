@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .machines import Machine
-from .painter import GuestArea
+from .painter import Area
 
 MOST = 4
 """Panes at once."""
@@ -33,7 +33,7 @@ class Pane:
 
     def __init__(self, tab: Tab) -> None:
         self.tab = tab
-        self.area = GuestArea()
+        self.area = Area(lambda width, height: self.tab.machine.frame(self.tab.serial, width, height))
 
 
 class Panes:
@@ -56,6 +56,10 @@ class Panes:
     def tab(self) -> Tab:
         """What is in it."""
         return self.current.tab
+
+    def shows(self, tab: Tab) -> bool:
+        """Whether a tab can be seen."""
+        return any(pane.tab == tab for pane in self.shown)
 
     def choose(self, number: int) -> bool:
         """Show the tab of this number, from 0; whether there is one."""

@@ -17,12 +17,12 @@ PLAIN = "\x1b[0m"
 
 
 class Sequences(dict[str, str]):
-    """The sequence of each style in prompt_toolkit's words, on terminals of one depth of colours."""
+    """The sequence of each style in prompt_toolkit's words, on terminals of one depth of colours; ``style`` has classes that are meant."""
 
-    def __init__(self, depth: ColorDepth) -> None:
+    def __init__(self, depth: ColorDepth, style: Style | None = None) -> None:
         super().__init__()
         self._depth = depth
-        self._styles = Style([])
+        self._styles = style or Style([])
         self._written = io.StringIO()
         self._scratch = Vt100_Output(self._written, lambda: Size(1, 1))
 

@@ -1,28 +1,29 @@
-"""Where guests are painted, and how often: the painter's places as the layout gives them, and its part of a core.
+"""What is painted, where, and how often: the areas as the layout places them, and the painter's part of a core.
 
-The invariant: guests are painted only where prompt_toolkit has drawn nothing, and what is in a place is what was last painted there.
+The invariant: it is painted only where prompt_toolkit has drawn nothing, and what is in a place is what was last painted there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prompt_toolkit.application import Application
 
-from .painter import Painter, Place
-from .panes import Panes, Tab
+from .painter import Area, Painter, Place
 
-LOAD = 20
-"""Painting is followed by a pause of so many times the processor time it took: a twentieth of a core."""
+LOAD = 25
+"""Painting is followed by a pause of so many times the processor time it took: a twentieth of a core, with what comes before it."""
 
 
 class Stage:
-    """Paints the panes. Its two hooks go before and after each of prompt_toolkit's redraws."""
+    """Paints areas. Its two hooks go before and after each of prompt_toolkit's redraws; ``moved`` is called when places are others."""
 
-    def __init__(self, panes: Panes) -> None:
-        self._panes = panes
+    def __init__(self, areas: Callable[[], Sequence[Area]], moved: Callable[[], None]) -> None:
+        self._areas = areas
+        self._moved = moved
         self._painter: Painter | None = None
         self._places: list[Place | None] = []
         self._fresh = True
@@ -31,19 +32,19 @@ class Stage:
         """When may be painted again."""
 
     def before_render(self, app: Application[Any]) -> None:
-        """Forget where the panes are: the layout says it anew."""
-        for pane in self._panes.shown:
-            pane.area.place = None
+        """Forget where the areas are: the layout says it anew."""
+        for area in self._areas():
+            area.place = None
         self._fresh = app.renderer.last_rendered_screen is None
 
     def after_render(self, app: Application[Any]) -> None:
-        """The lines around are drawn. Where the places have moved, they are drawn once more, on an empty terminal."""
+        """The rest is drawn. Where places have moved, it is drawn once more, on an empty terminal."""
         if self._painter is None:
             self._painter = Painter(app.output)
-        places = [pane.area.place for pane in self._panes.shown]
+        places = [area.place for area in self._areas()]
         if places != self._places:
             self._places = places
-            self._tell_room()
+            self._moved()
             app.renderer.erase(leave_alternate_screen=False)
             app.renderer.render(app, app.layout)
             self._fresh = True
@@ -57,9 +58,9 @@ class Stage:
             app.renderer.erase(leave_alternate_screen=False)
             app.invalidate()
 
-    def paint_soon(self, tab: Tab, delay: float = 0.0) -> None:
-        """Paint after a delay, and after the pause that the last painting has earned, if a tab is shown."""
-        if self._next is not None or self._painter is None or not any(pane.tab == tab for pane in self._panes.shown):
+    def paint_soon(self, delay: float = 0.0) -> None:
+        """Paint after a delay, and after the pause that the last painting has earned."""
+        if self._next is not None or self._painter is None:
             return
         loop = asyncio.get_running_loop()
         delay = max(delay, self._rested - loop.time())
@@ -78,15 +79,8 @@ class Stage:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        began = time.thread_time()
-        for pane in self._panes.shown:
-            place = pane.area.place
-            if place is not None:
-                painter.paint(place, pane.tab.machine.frame(pane.tab.serial, place.width, place.height))
-        self._rested = asyncio.get_running_loop().time() + LOAD * (time.thread_time() - began)
-
-    def _tell_room(self) -> None:
-        for machine in self._panes.machines:
-            places = [pane.area.place for pane in self._panes.shown if pane.tab.machine is machine and pane.area.place is not None]
-            if places:
-                machine.seat.room(max(place.width for place in places), max(2 * place.height for place in places))
+        now = asyncio.get_running_loop().time
+        began, used = now(), time.thread_time()
+        painter.paint(self._areas())
+        ended = now()
+        self._rested = ended + max(ended - began, LOAD * (time.thread_time() - used))  # a terminal may be slow to take it, too
