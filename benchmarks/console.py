@@ -31,7 +31,6 @@ LIMIT_PERCENT, LIMIT_MS = 5, 10
 KEYS = 200
 PATIENCE = 60.0
 PAINT = b"\x1b7"
-TICK = os.sysconf("SC_CLK_TCK")
 SCREEN = "b800b8 8ec0 b82007"
 SCENES = {
     "lines scroll, a colour a line": bytes.fromhex(f"{SCREEN} 31ff b91900 51 b95000 f3ab 40 80e40f 59 e2f3 ebec"),
@@ -73,8 +72,8 @@ class Terminal:
 
     def processor_seconds(self) -> float:
         """Return what the process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     def close(self) -> None:
         """Leave the console."""

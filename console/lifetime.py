@@ -6,6 +6,7 @@ The invariant: the first signal cancels the command, which cleans up as for any 
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Coroutine
 from typing import Any
@@ -17,10 +18,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run(command: Coroutine[Any, Any, int]) -> int:
     """Return the command's exit status, or 128 and the number of the signal that ended it (130 for Ctrl-C)."""
+    gc.freeze()  # what was imported stays: going through all of it would hold guests and keys up for tens of milliseconds, now and then
     try:
         return int(uvloop.run(_guarded(command)))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    finally:
+        gc.unfreeze()
 
 
 async def _guarded(command: Coroutine[Any, Any, int]) -> int:

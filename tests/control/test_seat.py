@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,7 @@ from avmm.control.config import ConfigError
 from avmm.control.seat import Facts, LocalSeat, PixelPicture, RemoteSeat, Seat, SeatError, TextPicture, wire
 from avmm.control.seat.facts import Observer
 from avmm.control.seat.picture import look
+from avmm.control.seat.server import Session
 from avmm.control.seat.stream import read
 from avmm.control.seat.wire import Kind, WireError
 from tests.console import sectors
@@ -152,6 +154,38 @@ async def test_a_console_that_stops_reading_gets_the_latest_picture_and_holds_no
                     count += 1
         assert count < 150
         writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_console_that_goes_just_when_it_is_told_something_is_let_go(tmp_path: Path) -> None:
+    class Writer:
+        """A stream's end whose other end goes; uvloop's raises RuntimeError then."""
+
+        gone = False
+        sent = b""
+        transport = Mock()
+
+        def is_closing(self) -> bool:
+            return self.gone
+
+        def write(self, data: bytes) -> None:
+            if self.gone:
+                raise RuntimeError("the handler is closed")
+            self.sent += data
+
+        async def drain(self) -> None:
+            pass
+
+    async with machine(tmp_path) as (here, _):
+        writer = Writer()
+        session = Session(here, asyncio.StreamReader(), writer)  # type: ignore[arg-type]
+        serving = asyncio.ensure_future(session.run())
+        watcher = Watcher(here)
+        await watcher.until(lambda: "ready>" in watcher.text and len(writer.sent) > 1000)
+        writer.gone = True
+        session.picture_changed()
+        async with asyncio.timeout(PATIENCE):
+            await serving
 
 
 @pytest.mark.asyncio

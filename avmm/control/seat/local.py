@@ -2,7 +2,8 @@
 
 A machine's video memory is plain memory to its guest, so nobody is told when it changes: it has to be looked at. That is
 done 30 times a second, more often for a moment after input, and never for more than a small part of a core: a look that took
-long is followed by a pause of so many times its length. These are moments of the host's time, as people are.
+long is followed by a pause of so many times its length. These are moments of the host's time, as people are. Right after input
+a look follows each turn of the event loop, which is a slice of the guest, until the echo is there.
 
 The invariant: while nobody watches nothing is looked at.
 """
@@ -30,6 +31,8 @@ LOAD = 20
 HURRY, HURRIED_LOAD = 0.001, 4
 HURRIED = 0.1
 """For so many seconds after input looks are :data:`HURRY` seconds apart, and may take a larger part of a core."""
+TURNS = 64
+"""Turns of the event loop in which an echo is waited for; a guest that waits for keys takes a handful."""
 FACTS = 1.0
 PAST = 64 << 10
 """Bytes of the serial line that a new viewer is told."""
@@ -55,6 +58,7 @@ class LocalSeat:
         self._beeps = vm.machine.speaker.beeps
         self._poke = asyncio.Event()
         self._hurried_until = 0.0
+        self._turns = 0
         self._facts_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -101,6 +105,7 @@ class LocalSeat:
     def hurry(self) -> None:
         """Look soon, and often for a moment."""
         self._hurried_until = time.monotonic() + HURRIED
+        self._turns = TURNS
         self._poke.set()
 
     async def _look(self) -> None:
@@ -110,8 +115,13 @@ class LocalSeat:
                 await self._poke.wait()
                 continue
             began, now = time.thread_time(), time.monotonic()
-            self._see(now)
+            seen = self._see(now)
             taken = time.thread_time() - began
+            if self._turns and not seen:
+                self._turns -= 1
+                await asyncio.sleep(0)
+                continue
+            self._turns = 0
             if now < self._hurried_until:
                 await asyncio.sleep(max(HURRY, HURRIED_LOAD * taken))
                 continue
@@ -123,9 +133,12 @@ class LocalSeat:
             except TimeoutError:
                 pass  # nobody is in a hurry
 
-    def _see(self, now: float) -> None:
+    def _see(self, now: float) -> bool:
+        """Look, and tell what is new; returns whether the picture is."""
         screen, speaker = self.vm.screen, self.vm.machine.speaker
-        if (generation := screen.generation) != self._generation:
+        generation = screen.generation
+        seen = generation != self._generation
+        if seen:
             self._generation = generation
             self.picture = look(screen)
             for viewer in list(self._viewers):
@@ -136,6 +149,7 @@ class LocalSeat:
             self._beeps = speaker.beeps
             for viewer in list(self._viewers):
                 viewer.bell()
+        return seen
 
     def _take_facts(self, now: float) -> None:
         self._facts_at = now

@@ -73,7 +73,7 @@ class Session:
     async def run(self) -> None:
         """Serve the client until it goes or the machine is gone."""
         self._writer.transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._writer.write(wire.message(Kind.HELLO, wire.encode_json({"avmm": wire.VERSION, "name": self._seat.name})))
+        self._write(wire.message(Kind.HELLO, wire.encode_json({"avmm": wire.VERSION, "name": self._seat.name})))
         self._picture, self._facts = self._seat.picture is not None, self._seat.facts is not None
         self._seat.watch(self)
         try:
@@ -96,8 +96,13 @@ class Session:
             self._write_news()
             await self._writer.drain()
 
+    def _write(self, message: bytes) -> None:
+        if self._writer.is_closing():  # which uvloop would say with a RuntimeError
+            raise ConnectionResetError
+        self._writer.write(message)
+
     def _write_news(self) -> None:
-        write = self._writer.write
+        write = self._write
         if self._serial:
             write(wire.message(Kind.SERIAL, bytes(self._serial)))
             self._serial.clear()
@@ -130,7 +135,7 @@ class Session:
                 await self._do(kind, payload)
             except SeatError as error:
                 sentence = str(error)
-            self._writer.write(wire.message(Kind.DONE, sentence.encode()))
+            self._write(wire.message(Kind.DONE, sentence.encode()))
             await self._writer.drain()
 
     async def _do(self, kind: Kind, payload: bytes) -> None:
