@@ -11,13 +11,15 @@ import pytest
 import avmm
 from avmm.control.physical import VirtualizeError
 from avmm.cpu.script import ScriptCpu
+from avmm.interpose.switch import SwitchReport
 from tests.vm.linux import DISK_MODULES, Boot, Shell, ext4, tool, trouble
 
 LOAD = """(i=0; while [ ! -e /tmp/stop ]; do mkdir /mnt/d; cp /mnt/r /mnt/d/a; mv /mnt/d/a /mnt/d/b; sync;
 echo 3 >/proc/sys/vm/drop_caches; cmp /mnt/r /mnt/d/b || touch /tmp/different; rm -r /mnt/d; i=$((i+1)); echo $i >/tmp/rounds; done) &"""
 
 
-async def torture(folder: Path, cycles: int, clock: str) -> None:
+async def torture(folder: Path, cycles: int, clock: str) -> list[SwitchReport]:
+    """Let Linux work on its disk while it changes hands; nothing must show. Return how each switch went."""
     image = ext4(folder / "disk.img", 24)
     rng = random.Random(cycles)
     async with avmm.Host() as host:
@@ -33,7 +35,7 @@ async def torture(folder: Path, cycles: int, clock: str) -> None:
         assert not exits & {0x1F0, 0x1F2, 0x1F7, 0x3F6}  # nobody but the device has seen an access
         assert vm.stats.direct > 500
         vm.serial.write(LOAD.replace("\n", " ").replace("done) &", "done) >/dev/null 2>&1 &") + "\n")
-        reports = []
+        reports: list[SwitchReport] = []
         for _ in range(cycles):
             for switch in (vm.virtualize, vm.devirtualize):
                 await vm.sleep(rng.random() * 0.01)
@@ -55,6 +57,7 @@ async def torture(folder: Path, cycles: int, clock: str) -> None:
         vm.serial.write("poweroff -f\n")
         await vm.wait_off(60)
     tool("e2fsck", "-f", "-n", str(image))
+    return reports
 
 
 @pytest.mark.linux
