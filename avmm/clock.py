@@ -1,9 +1,9 @@
 """Machine time: nanoseconds since power-on, and the timers that wait for it.
 
 Everything in a machine that needs time takes it from its :class:`Clock`, never from ``time`` or the event loop.
-:class:`WallClock` follows the host and stands still while the machine is paused. :class:`VirtualClock` follows the
-processor's own count of executed code, so that two runs of one machine are identical; a halted machine jumps to the
-next deadline.
+:class:`WallClock` follows the host and stands still while the machine is paused, and at a *horizon* that somebody has set.
+:class:`VirtualClock` follows the processor's own count of executed code, so that two runs of one machine are identical; a
+halted machine jumps to the next deadline.
 
 The invariant: timers fire in the order of their deadlines, those with equal deadlines in the order they were armed.
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 MICROSECOND = 1_000
+FOREVER = 1 << 62
 HEAP_ROOM = 64  # deadlines, past and cancelled ones included, before the heap is cleaned up
 
 
@@ -82,6 +83,14 @@ class Clock(ABC):
         heapq.heappush(self._heap, (due, self._serials, timer))
         return self._serials
 
+    @abstractmethod
+    def set_horizon(self, horizon: int) -> None:
+        """Let machine time go no further than ``horizon``, until :meth:`lift_horizon`. Of several the nearest counts."""
+
+    @abstractmethod
+    def lift_horizon(self, horizon: int) -> None:
+        """Let machine time go on from where it is: what the host's time went on meanwhile is lost."""
+
     def next_due(self) -> int | None:
         """Return the earliest deadline in ns of machine time, None when there is none."""
         heap = self._heap
@@ -113,37 +122,58 @@ class Clock(ABC):
 
 
 class WallClock(Clock):
-    """Machine time that follows the host's monotonic clock, except while paused."""
+    """Machine time that follows the host's monotonic clock, except while paused, or at a horizon."""
 
     virtual = False
 
     def __init__(self) -> None:
         super().__init__()
         self.origin = time.monotonic_ns()
-        """Host monotonic time (ns) at which machine time was zero."""
+        """Host monotonic time (ns) at which machine time was zero, had it never stood still."""
+        self.on_change: Callable[[int, int], None] = _ignore
+        """Hears, when it has changed, what to add to the host's time, and at what host time to stop: the time stamp counter goes along."""
         self._paused_at: int | None = None
+        self._horizons: list[int] = []
+        self._end = FOREVER
 
     def now(self) -> int:
-        if self._paused_at is not None:
-            return self._paused_at
-        return time.monotonic_ns() - self.origin
+        now = time.monotonic_ns() - self.origin
+        return now if now < self._end else self._end
+
+    def _change(self, now: int) -> None:
+        """Let machine time be ``now``, and go on to where it has to stand still."""
+        self.origin = time.monotonic_ns() - now
+        self._end = min(self._horizons, default=FOREVER) if self._paused_at is None else self._paused_at
+        self.on_change(-self.origin, self._end + self.origin)
+
+    def set_horizon(self, horizon: int) -> None:
+        now = self.now()
+        self._horizons.append(horizon)
+        self._change(now)
+
+    def lift_horizon(self, horizon: int) -> None:
+        now = self.now()
+        self._horizons.remove(horizon)
+        self._change(now)
 
     def set(self, now: int) -> None:
         """Let machine time go on from ``now``, which may lie before; timers keep their deadlines. Only while paused."""
         if self._paused_at is None:
             raise RuntimeError("machine time is set only while it stands still")
         self._paused_at = now
+        self._change(now)
 
     def pause(self) -> None:
         """Let machine time stand still."""
         if self._paused_at is None:
-            self._paused_at = self.now()
+            self._paused_at = now = self.now()
+            self._change(now)
 
     def resume(self) -> None:
         """Let machine time go on from where it was paused."""
         if self._paused_at is not None:
-            self.origin = time.monotonic_ns() - self._paused_at
-            self._paused_at = None
+            now, self._paused_at = self._paused_at, None
+            self._change(now)
 
 
 class VirtualClock(Clock):
@@ -166,6 +196,12 @@ class VirtualClock(Clock):
         self.skipped = now - self.executed()
         self.on_skip(self.skipped)
 
+    def set_horizon(self, horizon: int) -> None:
+        """Machine time goes on by work only, and the machine stops for each deadline."""
+
+    def lift_horizon(self, horizon: int) -> None:
+        """There is none."""
+
     def advance_to(self, due: int) -> None:
         """Skip to ``due``; a halted machine does this instead of waiting. Going backwards is ignored."""
         skipped = due - self.executed()
@@ -179,4 +215,8 @@ def _order(entry: tuple[int, int, Timer]) -> tuple[int, int]:
 
 
 def _nothing() -> None:
+    pass
+
+
+def _ignore(base: int, end: int) -> None:
     pass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmm.clock import VirtualClock, WallClock
+from avmm.clock import FOREVER, VirtualClock, WallClock
 
 
 class Hand:
@@ -193,3 +194,49 @@ def test_against_a_model(steps: list[tuple[str, int, int]]) -> None:
                 del model[i]
         assert hand.clock.next_due() == (min(model.values())[0] if model else None)
     assert fired == expected
+
+
+def test_wall_time_stands_still_at_a_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = 1_000
+    monkeypatch.setattr(time, "monotonic_ns", lambda: host)
+    clock, told, fired = WallClock(), [], []
+    clock.on_change = lambda base, end: told.append((host + base, end + base))
+    clock.timer(lambda: fired.append(clock.now())).arm(150)
+    clock.timer(lambda: fired.append(clock.now())).arm(151)
+    clock.set_horizon(200)
+    clock.set_horizon(150)
+    host += 149
+    assert clock.now() == 149
+    clock.run_due()
+    assert not fired
+    host += 500
+    assert clock.now() == 150
+    clock.run_due()
+    assert fired == [150]
+    clock.pause()
+    host += 500
+    clock.resume()
+    assert clock.now() == 150
+    clock.lift_horizon(150)
+    assert clock.now() == 150
+    host += 10
+    assert clock.now() == 160
+    clock.run_due()
+    assert fired == [150, 160]
+    clock.lift_horizon(200)
+    host += 1000
+    assert clock.now() == 1160
+    assert told == [(0, 200), (0, 150), (150, 150), (150, 150), (150, 200), (160, FOREVER)]
+
+
+def test_paused_wall_time_can_be_set_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = 1_000
+    monkeypatch.setattr(time, "monotonic_ns", lambda: host)
+    clock = WallClock()
+    clock.pause()
+    clock.set(5_000)
+    host += 100
+    assert clock.now() == 5_000
+    clock.resume()
+    host += 100
+    assert clock.now() == 5_100

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
 
+LAST_TIME = (1 << 63) - 1
 
 class Exit(enum.IntEnum):
     """Why :meth:`Processor.run` returned."""
@@ -214,8 +215,8 @@ class Processor(Protocol):
     def stop(self) -> None:
         """End the current run at the next block boundary with ``Exit.STOPPED``."""
 
-    def set_time_base(self, base: int) -> None:
-        """Let the time stamp counter read units (virtual time) or host monotonic ns (real time), plus ``base``."""
+    def set_time_base(self, base: int, end: int = LAST_TIME) -> None:
+        """Let the time stamp counter read units (virtual time) or host monotonic ns (real time, at most ``end``), plus ``base``."""
 
     def kick(self) -> None:
         """End the current run's slice at the next block boundary with ``Exit.BUDGET``: a deadline moved closer."""

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from threading import Lock
 from typing import Any
 
-from avmm.cpu.engine import Callbacks, CpuState, DebugUnit, Exit, ProcessorError, ProcessorState, Segment
+from avmm.cpu.engine import LAST_TIME, Callbacks, CpuState, DebugUnit, Exit, ProcessorError, ProcessorState, Segment
 
 OPERATION_UNITS = 100  # ns of virtual time an operation takes: about a port access, so that polling a device gets somewhere
 RFLAGS_IF = 0x200
@@ -191,7 +191,7 @@ class ScriptProcessor:
         """Drive the INTR pin."""
         self._pending = pending
 
-    def set_time_base(self, base: int) -> None:
+    def set_time_base(self, base: int, end: int = LAST_TIME) -> None:
         """A scripted guest has no time stamp counter."""
 
     def reset(self, state: CpuState) -> None:

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
-from avmm.cpu.engine import Callbacks, CpuState, Processor
+from avmm.cpu.engine import LAST_TIME, Callbacks, CpuState, Processor
 from avmm.devices.device import Device, PortRange
 from avmm.devices.line import InterruptLine
 from avmm.hypervisor.bus import BusError
@@ -128,12 +128,13 @@ class Partition:
             wrmsr=self.msrs.write,
         )
         self.processor = make_processor(callbacks, virtual_time)
+        self._time_base, self._time_end = 0, LAST_TIME
         self.clock: Clock = VirtualClock(lambda: self.processor.units) if virtual_time else WallClock()
         if isinstance(self.clock, WallClock):
+            self.clock.on_change = self._set_time_base
             self.clock.pause()  # machine time begins with the first instruction
         elif isinstance(self.clock, VirtualClock):
             self.clock.on_skip = self._set_time_base
-        self._time_base = 0
         self.msrs.on_adjust = self._set_tsc
         self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, self._debug_stop, slice_ns=slice_ns)
         self.memory = GuestMemory(self.ram.view, self.processor.invalidate)
@@ -155,13 +156,13 @@ class Partition:
     def _now(self) -> int:
         return self.clock.now()
 
-    def _set_time_base(self, base: int) -> None:
-        """Machine time is the processor's own count, or the host's time, plus ``base`` from now on: the time stamp counter goes along."""
-        self._time_base = base
+    def _set_time_base(self, base: int, end: int = LAST_TIME) -> None:
+        """Machine time is the processor's own count, or the host's time up to ``end``, plus ``base`` from now on: the TSC goes along."""
+        self._time_base, self._time_end = base, end
         self._set_tsc()
 
     def _set_tsc(self) -> None:
-        self.processor.set_time_base(self._time_base + self.msrs.tsc_adjust)
+        self.processor.set_time_base(self._time_base + self.msrs.tsc_adjust, self._time_end)
 
     # -- building
 
@@ -315,7 +316,6 @@ class Partition:
         try:
             if isinstance(self.clock, WallClock):
                 self.clock.resume()
-                self._set_time_base(-self.clock.origin)
             self._enter(RunState.RUNNING)
             self._hold(False)
             await self.vcpu.run()
@@ -434,7 +434,6 @@ class Partition:
         await self._resumed
         if isinstance(self.clock, WallClock):
             self.clock.resume()
-            self._set_time_base(-self.clock.origin)
         if self.failure is None and self.state is RunState.PAUSED and not self._want_pause:
             self._enter(RunState.RUNNING)
 

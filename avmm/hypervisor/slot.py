@@ -58,6 +58,12 @@ class SlotClock(Clock):
         """Return the machine's earliest deadline."""
         return self._clock.next_due()
 
+    def set_horizon(self, horizon: int) -> None:
+        self._clock.set_horizon(horizon)
+
+    def lift_horizon(self, horizon: int) -> None:
+        self._clock.lift_horizon(horizon)
+
 
 @dataclass(slots=True)
 class _Job:

@@ -61,7 +61,7 @@ class SwitchReport:
     waited_ns: int
     """The part of it in which the device was waited for; the rest is our own work, and what the host took from us for others."""
     machine_pause_ns: int
-    """The pause as the guest's clocks show it; this is what the bound is about."""
+    """The pause as the guest's clocks show it; this is what the bound is about. Longer than that only if the outcome is DEFERRED."""
     observed_ns: int
     """Machine time during which accesses were trapped before, without a pause."""
     deferred: int
@@ -135,6 +135,7 @@ class Switch:
         self._late = False
         self._began = self._clock.now()
         self._held_at = self._held_host = 0
+        self._bound: int | None = None
         self._deferred = 0
         self._place = Place("not looked at")
         front.on_reset = self._machine_reset
@@ -170,7 +171,9 @@ class Switch:
         self._held_at, self._held_host = self._clock.now(), time.monotonic_ns()
         self._place = self.handover.place(virtualized=not self.plan.virtualize)
         front.hold()
-        self._limit.arm(self._held_at + self.plan.bound)
+        self._bound = self._held_at + self.plan.bound
+        self._clock.set_horizon(self._bound)  # the host may run others for longer than that
+        self._limit.arm(self._bound)
         if self.plan.virtualize:
             self.driver.attach()
             self._strand = Strand(self.handover.take(self._commit), self._taken)
@@ -179,11 +182,18 @@ class Switch:
 
     def _let_go(self) -> None:
         """End the pause that :meth:`_hold` began."""
+        self._lift_bound()
         _collector.end_pause()
+
+    def _lift_bound(self) -> None:
+        """Let machine time go on."""
+        if self._bound is not None:
+            self._clock.lift_horizon(self._bound)
+            self._bound = None
 
     @property
     def _overdue(self) -> bool:
-        """Whether the bound has passed; the host may have run others, and the timer not yet."""
+        """Whether the bound has passed, and the timer not yet: in virtual time it waits for the end of a block of code."""
         return self._clock.now() > self._held_at + self.plan.bound
 
     def _commit(self) -> None:
@@ -259,6 +269,7 @@ class Switch:
         elif self.step is Step.HOLDING:
             if self.plan.defer or (self.plan.virtualize and self._committed):
                 self._late = True
+                self._lift_bound()
             else:
                 self._back(Outcome.ROLLED_BACK, self._bound_passed())
 
@@ -271,6 +282,11 @@ class Switch:
             return False
         self._back(Outcome.CANCELLED, "cancelled")
         return True
+
+    def abandon(self) -> None:
+        """The machine has ended: nothing that is waited for will happen any more."""
+        if self.step is not Step.ENDED:
+            self._back(Outcome.CANCELLED, "the machine went off")
 
     def _machine_reset(self) -> None:
         if self.step is not Step.ENDED:
@@ -297,7 +313,7 @@ class Switch:
             waited = self._strand.waited_ns if self._strand is not None else 0
             if outcome is Outcome.DONE and (self._late or self._overdue):
                 outcome = Outcome.DEFERRED
-                reason = f"past the bound: {pause / 1e6:.1f} ms, the device waited for {waited / 1e6:.1f} ms of it"
+                reason = f"past the bound: {(now - self._held_at) / 1e6:.1f} ms, the device waited for {waited / 1e6:.1f} ms of it"
             self._let_go()
         self.step = Step.ENDED
         self._limit.cancel()

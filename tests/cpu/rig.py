@@ -109,6 +109,7 @@ class Rig:
         efer: int = 0,
         cr4: int = 0,
         flags: int = 2,
+        virtual_time: bool = True,
     ) -> None:
         self.mode = mode
         self.source = DEFINES + source
@@ -127,7 +128,7 @@ class Rig:
         self.cpu = UnicornProcessor(
             Callbacks(self._in, self._out, self._load, self._store, self._acknowledge, self._window_done, lambda a, b, n: n,
                       self.msrs.get, self._wrmsr),
-            virtual_time=True, code_cache=code_cache,
+            virtual_time=virtual_time, code_cache=code_cache,
         )  # fmt: skip
         self._pages = mmap.mmap(-1, ram)
         self.ram = memoryview(self._pages)

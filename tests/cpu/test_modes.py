@@ -471,6 +471,13 @@ def test_the_time_stamp_counter_wraps() -> None:
     assert 0 < rig.reg("edi") <= rig.reg("eax") < 200
 
 
+def test_rdtsc_stops_where_machine_time_does() -> None:
+    rig = Rig("mov ecx, 1000\nagain: loop again\nrdtsc\nmov ebx, eax\nmov ecx, 0x10\nrdmsr\nSTOP", "pm32", virtual_time=False)
+    rig.cpu.set_time_base(5_000_000, 100)
+    rig.run()
+    assert (rig.reg("ebx"), rig.reg("eax")) == (5_000_100, 5_000_100)
+
+
 def test_rdtsc_with_tsd_in_ring_3() -> None:
     rig = Rig("ring3_32 user\nuser:\n nop\nhere:\n rdtsc", "pm32", stop_on_trap=True, cr4=4)
     rig.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -197,6 +198,7 @@ EVENTS: dict[str, Callable[[Rig], object]] = {
     "cancel": lambda rig: rig.switch.cancel(),
     "reset": lambda rig: rig.front.reset(),
     "urgent": lambda rig: rig.out(URGENT, 1),
+    "machine ends": lambda rig: rig.switch.abandon(),
 }
 # What is reported after the event, None for nothing yet. Taking: observing, holding, committed, late. Giving: observing, holding.
 TAKING: dict[str, tuple[object, ...]] = {
@@ -209,6 +211,7 @@ TAKING: dict[str, tuple[object, ...]] = {
     "cancel": (C, C, None, None, NOTHING),
     "reset": (R, R, R, R, NOTHING),
     "urgent": (None, None, None, None, NOTHING),
+    "machine ends": (C, C, C, C, NOTHING),
 }
 GIVING: dict[str, tuple[object, ...]] = {
     "suitable": (None, None, "-", "-", NOTHING),
@@ -220,6 +223,7 @@ GIVING: dict[str, tuple[object, ...]] = {
     "cancel": (C, C, "-", "-", NOTHING),
     "reset": (R, R, "-", "-", NOTHING),
     "urgent": (None, None, "-", "-", NOTHING),
+    "machine ends": (C, C, "-", "-", NOTHING),
 }
 CASES = [
     (virtualize, state, event, table[event][column])
@@ -248,6 +252,7 @@ def test_every_state_with_every_event(virtualize: bool, state: str, event: str, 
     rig.pass_time(2 * PATIENCE)
     (report,) = rig.reports
     assert rig.switch.step is Step.ENDED
+    assert gc.isenabled()
     owner = rig.after if report.done else rig.before
     other = rig.before if report.done else rig.after
     assert rig.front.target is owner

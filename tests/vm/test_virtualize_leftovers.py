@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import avmm
+from avmm.cpu.unicorn.processor import UnicornProcessor
 from avmm.devices.device import Device, PortRange
 from avmm.hypervisor.partition import Partition
 from tests.vm.pc import booted
@@ -82,6 +83,7 @@ class Meter(Device):
     def write(self, port: int, size: int, value: int) -> None:
         partition: Partition = self.board.partition  # type: ignore[attr-defined]  # the board is a slot
         processor = partition.processor
+        assert isinstance(processor, UnicornProcessor)
         guest = {name: count for name, count in processor.counters().items() if name not in HOST_TIME}
         guest["units"] = processor.executed()
         buses = (partition.ports, partition.address_space)

@@ -85,6 +85,10 @@ class PhysicalDevices:
             for switch in begun:
                 switch.cancel()  # or it is finished, when it is too late for that
             raise
+        except VirtualizeError:
+            for switch in begun:
+                switch.abandon()
+            raise
         finally:
             self.partition.observers.remove(watch)
 

@@ -22,6 +22,7 @@ class Vcpu:
     error: int
     running: int
     tsc_base: int
+    tsc_end: int
     virtual_time: bool
     house: threading.Lock | None
     halted: bool

@@ -21,7 +21,7 @@ from typing import cast
 import unicorn
 from unicorn import x86_const as x86
 
-from avmm.cpu.engine import Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
+from avmm.cpu.engine import LAST_TIME, Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
 from avmm.cpu.unicorn import layout
 from avmm.cpu.unicorn._shim import Vcpu
 from avmm.cpu.unicorn.debug import UnicornDebugUnit, update_control
@@ -88,7 +88,7 @@ class UnicornProcessor:
         self.callbacks = callbacks
         self.failure = ""
         self._virtual_time = virtual_time
-        self._tsc_base = 0
+        self._tsc_base, self._tsc_end = 0, LAST_TIME
         self._house: Lock | None = None
         self._code_cache = code_cache
         self.memory_map = MemoryMap()
@@ -157,11 +157,12 @@ class UnicornProcessor:
         if self._vcpu is not None:
             self._vcpu.house = lock
 
-    def set_time_base(self, base: int) -> None:
-        """Let the time stamp counter read units (virtual time) or host monotonic ns (real time) plus ``base``."""
+    def set_time_base(self, base: int, end: int = LAST_TIME) -> None:
+        """Let the time stamp counter read units (virtual time) or host monotonic ns (real time, at most ``end``) plus ``base``."""
         self._tsc_base = (base + (1 << 63)) % (1 << 64) - (1 << 63)  # the shim's is of 64 bits, and a guest may add to it what it likes
+        self._tsc_end = end
         if self._vcpu is not None:
-            self._vcpu.tsc_base = self._tsc_base
+            self._vcpu.tsc_base, self._vcpu.tsc_end = self._tsc_base, end
 
     # -- making and ending
 
@@ -191,7 +192,7 @@ class UnicornProcessor:
         tlb = inside.env + self._native.tlb if self._native.tlb is not None else 0
         vcpu = Vcpu(inside.uc, inside.cpu, inside.env, tlb, units, (
             cb.port_in, cb.port_out, cb.memory_read, cb.memory_write, cb.acknowledge, cb.window_done, self._vm_exit))  # fmt: skip
-        vcpu.tsc_base = self._tsc_base
+        vcpu.tsc_base, vcpu.tsc_end = self._tsc_base, self._tsc_end
         vcpu.virtual_time = self._virtual_time
         vcpu.house = self._house
         self._vcpu = vcpu
@@ -458,7 +459,7 @@ class UnicornProcessor:
         return True
 
     def _time_stamp(self) -> int:
-        return (self.units if self._virtual_time else time.monotonic_ns()) + self._tsc_base & (1 << 64) - 1
+        return (self.units if self._virtual_time else min(time.monotonic_ns(), self._tsc_end)) + self._tsc_base & (1 << 64) - 1
 
     def _write_efer(self, value: int) -> bool:
         """WRMSR to EFER. SVME, which the engine lives on, is neither seen nor changed; LMA is read-only."""

@@ -174,7 +174,9 @@ static void on_sysenter(void *uc, Vcpu *v) {
 /* ---- the time stamp counter counts ns of machine time */
 static uint32_t on_rdtsc(void *uc, Vcpu *v) {
     (void)uc;
-    uint64_t now = (uint64_t)(v->virtual_time ? vcpu_units(v) : monotonic_ns()) + (uint64_t)v->tsc_base;
+    int64_t elapsed = v->virtual_time ? vcpu_units(v) : monotonic_ns();
+    if (!v->virtual_time && elapsed > v->tsc_end) elapsed = v->tsc_end;
+    uint64_t now = (uint64_t)elapsed + (uint64_t)v->tsc_base;
     ENV64(v, RAX) = (uint32_t)now;
     ENV64(v, RDX) = now >> 32;
     return 1;

@@ -400,6 +400,7 @@ static PyMemberDef members[] = {
     COUNTER(blocks), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
     COUNTER(n_exits), COUNTER(n_loads), COUNTER(n_stores), COUNTER(run_ns), COUNTER(run_cycles), COUNTER(handler_cycles), {"error", T_INT, offsetof(Vcpu, error), READONLY, NULL},
     {"running", T_INT, offsetof(Vcpu, running), READONLY, NULL}, {"tsc_base", T_LONGLONG, offsetof(Vcpu, tsc_base), 0, NULL},
+    {"tsc_end", T_LONGLONG, offsetof(Vcpu, tsc_end), 0, NULL},
     {"house", T_OBJECT, offsetof(Vcpu, house), 0, NULL},
     {"virtual_time", T_BOOL, offsetof(Vcpu, virtual_time), 0, NULL},
     {"halted", T_BOOL, offsetof(Vcpu, halted), 0, NULL}, {"in_block", T_BOOL, offsetof(Vcpu, debug.in_block), READONLY, NULL}, {"stop_reason", T_INT, offsetof(Vcpu, debug.reason), READONLY, NULL}, {"stop_watch", T_INT, offsetof(Vcpu, debug.hit_watch), READONLY, NULL}, {NULL, 0, 0, 0, NULL}};

@@ -120,6 +120,7 @@ typedef struct Vcpu {
     bool halted;            /* HLT was executed in the block at whose end the last run was stopped: not reported yet */
     bool exact;             /* stop at the budget, not at a deadline */
     int64_t tsc_base;       /* added to the time stamp, ns */
+    int64_t tsc_end;        /* host time, ns, at which the time stamp stops */
     bool virtual_time;      /* time stamp from units, else from the host */
 
     uint8_t window_of[65536];
