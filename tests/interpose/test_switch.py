@@ -408,6 +408,24 @@ def test_a_device_that_hangs_while_it_is_given_back() -> None:
     reads(m)
 
 
+@pytest.mark.parametrize("code", [0x25, 0x24, 0x29])
+def test_given_up_while_the_device_works_on_the_guests_transfer(code: int) -> None:
+    """H10, H11: what the device was given to do is ended, so that the next attempt finds it as it was."""
+    m = machine(virtual=True)
+    m.run(command(0xC6, count=4))
+    m.pass_time(1_000_000)
+    m.run(command(code, 5, 8, ext=True))
+    m.pass_time(1_000_000)
+    for bound in (1_000, 20_000, 60_000, 100_000):
+        m.switch(Plan(False, middle=True, bound=bound))
+        m.pass_time(bound)
+        if m.reports[-1].done:
+            break
+        m.pass_time(1_000_000)
+    assert [report.outcome for report in m.reports[:2]] == [Outcome.ROLLED_BACK] * 2
+    assert m.reports[-1].done, m.reports
+
+
 def test_the_drivers_patience_ends() -> None:
     m = machine(virtual=True)
     hang(m)

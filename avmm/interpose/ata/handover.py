@@ -12,7 +12,7 @@ from typing import Any
 from avmm.devices.ata.busmaster import START
 from avmm.devices.ata.channel import State
 from avmm.devices.ata.drive import DiskModes
-from avmm.devices.ata.registers import DRQ, NIEN, Phase
+from avmm.devices.ata.registers import BSY, DRQ, NIEN, Phase
 from avmm.interpose.ata.capture import Captured, capture, suitable
 from avmm.interpose.ata.driver import AtaDriver
 from avmm.interpose.ata.establish import establish, obstacle
@@ -107,7 +107,7 @@ class AtaHandover:
         await driver.acquire()
         try:
             driver.link.write(driver.link.control, 0)
-            if driver.alternate() & DRQ:
+            if driver.alternate() & (BSY | DRQ):  # with the guest's command, which the emulated device has as well
                 driver.soft_reset()
             for n, drive in enumerate(front.physical.channel.drives):
                 if drive is not None:
