@@ -19,6 +19,7 @@ from avmm.control.sockets import CONSOLE_SUFFIX, SUFFIX, runtime_folder
 
 from . import lifetime
 from .app import Console, check_terminal, depth_here
+from .group import CONTEXT
 from .keys import PREFIX, parse_prefix, prefix_name
 from .machines import Machine
 from .outputs import check_writable
@@ -48,7 +49,7 @@ class Commands:
                 raise
 
 
-@click.command("attach", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("attach", context_settings=CONTEXT)
 @click.argument("vms", nargs=-1, metavar="[VM]...")
 @click.option("--socket", metavar="F", multiple=True, help="A machine's console socket; by default found by name in $XDG_RUNTIME_DIR/avmm.")
 @click.option("--prefix", metavar="KEY", default=prefix_name(PREFIX), show_default=True, help="The key before the console's commands.")

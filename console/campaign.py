@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import lifetime
+from .group import CONTEXT
 from .outputs import check_writable
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 SEEDS_SHOWN = 8
 FAILURES_SHOWN = 50
-CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 @click.command("campaign", context_settings=CONTEXT)

@@ -9,33 +9,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
-import avmm
-from avmm.control.demo_storage import DemoError
-from avmm.control.record import RecordError
+from .group import CONTEXT, LazyGroup
 
-from . import __version__, lifetime
-from .attach import attach
-from .campaign import campaign
-from .ctl import ctl
-from .ctl_physical import COMMANDS as PHYSICAL_COMMANDS
-from .demo import demo
-from .outputs import check_writable
-from .request import TIMEOUT, Request
-from .steps import StepCommand, steps_in_order
-from .symbols import symbols
-from .top import top
-from .trace import trace
-from .up import up
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+COMMANDS = {
+    "attach": (".attach", "Open a console on machines that run."),
+    "campaign": (".campaign", "Run a scenario many times, over a matrix of parameters."),
+    "ctl": (".ctl", "Control a running machine."),
+    "demo": (".demo", "Measure what the machine's structure costs and gains."),
+    "doctor": (".doctor", "Tell what works on this machine, and what to do about the rest."),
+    "replay": (".replay", "Make a recorded run again."),
+    "run": (".run", "Start a machine, in a full-screen console or without one."),
+    "symbols": (".symbols", "Make a symbol file for gdb of a kernel's own list."),
+    "top": (".top", "Watch the machines that run."),
+    "trace": (".trace", "Follow one disk request by each path."),
+    "up": (".up", "Start the machines that a file describes."),
+}
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="avmm")
+@click.group(cls=LazyGroup, later=COMMANDS, invoke_without_command=True, context_settings=CONTEXT)
+@click.version_option(package_name="avmm", prog_name="avmm")
 @click.pass_context
 def group(ctx: click.Context) -> None:
     """Run real, unmodified x86 software on virtual machines.
@@ -55,128 +51,6 @@ def group(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-@group.command("run", cls=StepCommand, context_settings=CONTEXT)
-@click.argument("image", required=False)
-@click.option("--floppy", metavar="F", multiple=True, help="A floppy image; twice for drive B.")
-@click.option("--cdrom", metavar="F", help="A CD-ROM image (ISO 9660).")
-@click.option("--disk", metavar="F", multiple=True, help="A hard disk image, raw; up to four.")
-@click.option("--kernel", metavar="F", help="Start this Linux (bzImage, vmlinux) or multiboot kernel.")
-@click.option("--initrd", metavar="F", help="The initial RAM disk, or the multiboot kernel's module.")
-@click.option("--append", metavar="S", default="", help="The kernel's command line.")
-@click.option("--bios", metavar="builtin|seabios|FILE", default="builtin", show_default=True, help="Firmware.")
-@click.option("--memory", metavar="SIZE", default="64M", show_default=True, help="RAM: 1M to 3G.")
-@click.option(
-    "--clock", type=click.Choice(["real", "virtual"]),
-    help="Machine time: the host's, or computed from the work done, so that runs are identical. "
-    "By default real, with --headless virtual (but real with --serial stdio).",
-)  # fmt: skip
-@click.option("--restore", metavar="F", help="Go on from a snapshot (avmm ctl snapshot VM F) instead of starting a machine.")
-@click.option("--record-input", metavar="F", help="Record what reaches the machine; avmm replay F makes the same run again.")
-@click.option("--overlay", is_flag=True, help="Keep the guest's writes apart and forget them at the end; the images stay as they are.")
-@click.option("--read-only", is_flag=True, help="Give the guest its disks and floppies write-protected.")
-@click.option("--headless", is_flag=True, help="No console: do the steps, then end.")
-@click.option("--expect", metavar="TEXT", multiple=True, help="Step: wait until TEXT is on the screen or came over the serial line.")
-@click.option("--type", metavar="TEXT", multiple=True, help=r"Step: type TEXT; \n is Enter, \t Tab, \e Escape, \b Backspace, \\ itself.")
-@click.option(
-    "--type-to", type=click.Choice(["auto", "keyboard", "serial"]), default="auto", show_default=True,
-    help="Where --type types; auto: where the last --expect was found, at first the keyboard.",
-)  # fmt: skip
-@click.option(
-    "--timeout", metavar="S", type=float,
-    help=f"Seconds of machine time that each step may take, or the whole run without steps.  [default: {TIMEOUT:g}]",
-)  # fmt: skip
-@click.option("--screenshot", metavar="F.png", help="Save the screen at the end.")
-@click.option("--print-screen", is_flag=True, help="Print the screen's text at the end.")
-@click.option("--serial", metavar="stdio|FILE", help="Connect the serial line to standard input and output, or append it to a file.")
-@click.option("--record", metavar="F.cast", help="Record the console as an asciicast (asciinema plays it).")
-@click.option("--log", metavar="F.txt", help="Write the serial line's output and the machine's events as plain text.")
-@click.option("--speaker", metavar="F.wav", help="Save what the PC speaker played.")
-@click.option("--stats", is_flag=True, help="Print at the end what the machine did.")
-@click.option("--json", is_flag=True, help="Print the result, the screen and the statistics as JSON.")
-@click.option("--hyperv", is_flag=True, help="An enlightened machine: Hyper-V's interface, and disks, keyboard and monitor on VMBus.")
-@click.option(
-    "--triple-fault", type=click.Choice(["reset", "stop"]), default="reset", show_default=True,
-    help="What a triple fault does: reset, as a PC does, or stop with a report and exit status 3.",
-)  # fmt: skip
-@click.option(
-    "--gdb", metavar="ADDRESS",
-    help="Let a gdb debug the machine at HOST:PORT, PORT (on this host) or unix:PATH: `target remote ADDRESS` in gdb.",
-)  # fmt: skip
-@click.option("--gdb-wait", is_flag=True, help="Do not start before a gdb says continue.")
-@click.option("--gdb-reverse", is_flag=True, help="Keep a history, so that gdb can run the machine backwards; with the virtual clock.")
-@click.option("--prefix", metavar="KEY", default="Ctrl-a", show_default=True, help="The key before the console's own commands.")
-@click.option("--name", metavar="NAME", default="vm", show_default=True, help="What the machine is called.")
-@click.pass_context
-def run(ctx: click.Context, /, **given: Any) -> int:
-    """Start a machine, in a full-screen console or without one.
-
-    IMAGE is recognised by its content: CD-ROM, floppy, kernel or hard disk. Without an image the built-in guest starts.
-
-    \b
-      avmm run                                          try it: type help
-      avmm run disk.img --overlay                       look around, change nothing
-      avmm run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --headless --serial stdio
-      avmm run boot.img --headless --expect "boot:" --type "linux\\n" --expect "ready" --screenshot ready.png
-
-    In the console Ctrl-a is the prefix: Ctrl-a x quits, Ctrl-a c is a command line, Ctrl-a d draws
-    what happens, Ctrl-a [ scrolls back, Ctrl-a h lists the others.
-
-    With --headless, --expect and --type are steps in the order given. Exit status 0: all steps done, or without steps the
-    guest powered off; 1: a step timed out (the screen and the serial line are printed); 2: bad usage, or an image that
-    cannot be used; 3: the guest or a device failed (registers, disassembly and the last exits are printed).
-    """
-    values = {kind: given.pop(kind) for kind in ("expect", "type")}
-    request = Request(steps=steps_in_order(ctx, values), **given)
-    request.check()
-    if request.headless:
-        from .headless import run_headless
-
-        return lifetime.run(run_headless(request))
-    from .app import check_terminal
-    from .local import run_console
-
-    check_terminal("use --headless")
-    return lifetime.run(run_console(request))
-
-
-@group.command("replay", context_settings=CONTEXT)
-@click.argument("file")
-@click.option("--print-screen", is_flag=True, help="Print the screen's text at the end.")
-@click.option("--screenshot", metavar="F.png", help="Save the screen at the end.")
-@click.option("--stats", is_flag=True, help="Print at the end what the machine did.")
-def replay(file: str, print_screen: bool, screenshot: str | None, stats: bool) -> int:
-    """Make a recorded run again.
-
-    FILE is from avmm run --record-input FILE.
-
-    The same machine gets the same input at the same moments, and does the same to the byte, also when it failed. Exit status 1:
-    it did something else, and where first is said; 2: the file, or an image of the machine, cannot be used.
-    """
-    from .replay import run_replay
-
-    if screenshot is not None:
-        check_writable("--screenshot", screenshot)
-    return lifetime.run(run_replay(file, print_screen, screenshot, stats))
-
-
-@group.command("doctor", context_settings=CONTEXT)
-@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def doctor(as_json: bool) -> int:
-    """Tell what works on this machine, and what to do about the rest.
-
-    Exit status 1 if something essential is missing.
-    """
-    from .doctor import examine, print_checks
-
-    return print_checks(examine(), as_json=as_json)
-
-
-for command in PHYSICAL_COMMANDS:
-    ctl.add_command(command)
-for command in (up, attach, campaign, ctl, top, symbols, trace, demo):
-    group.add_command(command)
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     try:
@@ -189,19 +63,33 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except (avmm.ConfigError, avmm.BootError, avmm.ImageError, avmm.ProcessorError, avmm.SnapshotError, RecordError, DemoError) as error:
-        _complain(str(error))
-        sys.exit(2)
-    except avmm.WaitTimeout as late:
-        _complain(str(late))
-        sys.exit(1)
-    except (avmm.MachineEnded, avmm.GuestFailure) as ended:
-        _complain(str(ended))
-        sys.exit(3)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        found = _status_of(error)
+        if found is None:
+            raise
+        _complain(str(error))
+        sys.exit(found)
     sys.exit(int(status or 0))
+
+
+def _status_of(error: Exception) -> int | None:
+    """The exit status for what is no fault of ours; None for a bug. A wrong name is told without loading all that may raise the others."""
+    from avmm.control.config import ConfigError
+
+    if isinstance(error, ConfigError):
+        return 2
+    import avmm
+    from avmm.control.demo_storage import DemoError
+    from avmm.control.record import RecordError
+
+    if isinstance(error, (avmm.BootError, avmm.ImageError, avmm.ProcessorError, avmm.SnapshotError, RecordError, DemoError)):
+        return 2
+    if isinstance(error, avmm.WaitTimeout):
+        return 1
+    return 3 if isinstance(error, (avmm.MachineEnded, avmm.GuestFailure)) else None
 
 
 def _complain(sentence: str, ctx: click.Context | None = None) -> None:

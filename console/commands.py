@@ -19,10 +19,10 @@ from avmm.control.commands import COMMANDS, Command
 from avmm.control.commands.command import REQUIRED
 from avmm.control.commands.monitor import subjects, usages
 from avmm.control.config import ConfigError
-from avmm.control.mode import MODES
 from avmm.control.placement import PLACES
 from avmm.control.qmp import QmpError
 from avmm.control.stats import PortStats, Stats
+from avmm.devices.guest_port import MODES
 from avmm.devices.keys import KEYS
 
 from . import top

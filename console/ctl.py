@@ -1,53 +1,19 @@
-"""``avmm ctl``: one command for a machine that runs somewhere else, through its QMP socket.
-
-The invariant: what a command prints with --json is what the machine answered, nothing else.
-"""
+"""``avmm ctl``: one command for a machine that runs somewhere else, through its QMP socket."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import uvloop
-from rich.console import Console
-from rich.table import Table
 
-import avmm
 from avmm.control.client import QmpClient
-from avmm.control.mode import MODES
-from avmm.control.qmp import QmpError
-from avmm.control.sockets import SUFFIX
+from avmm.devices.guest_port import MODES
 
-from .running import socket_of
-from .trace import show as show_request
-
-Work = Callable[[QmpClient], Awaitable[Any]]
-
-
-def socket_path(vm: str, given: str | None) -> Path:
-    """Return a machine's socket. ConfigError with the names that there are when there is none."""
-    if given is None:
-        return socket_of(vm, SUFFIX)
-    if not Path(given).exists():
-        raise avmm.ConfigError(f"there is no socket {given}")
-    return Path(given)
-
-
-def talk(vm: str, socket: str | None, work: Work) -> Any:
-    """Connect, do ``work``, and return its result; a refusal ends the command with status 1."""
-
-    async def session() -> Any:
-        async with QmpClient(socket_path(vm, socket), vm="" if socket is None else vm) as qmp:
-            return await work(qmp)
-
-    try:
-        return uvloop.run(session())
-    except QmpError as error:
-        click.echo(f"avmm: {error}", err=True)
-        raise SystemExit(1) from None
+from .ctl_physical import COMMANDS as PHYSICAL_COMMANDS
+from .group import CONTEXT
+from .talk import answer, talk
 
 
 class VmFirst(click.Group):
@@ -60,7 +26,7 @@ class VmFirst(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group("ctl", cls=VmFirst, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("ctl", cls=VmFirst, context_settings=CONTEXT)
 @click.option("--socket", metavar="F", help="Its QMP socket, or that of all machines; by default NAME.qmp in $XDG_RUNTIME_DIR/avmm.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.pass_context
@@ -80,14 +46,8 @@ def ctl(ctx: click.Context, socket: str | None, as_json: bool) -> None:
     ctx.obj = (socket, as_json)
 
 
-def answer(ctx: click.Context, vm: str, command: str, show: Callable[[Any], None] | None = None, **arguments: object) -> None:
-    """Execute one QMP command and print the result, as JSON if so asked."""
-    socket, as_json = ctx.obj
-    result = talk(vm, socket, lambda qmp: qmp.execute(command, **arguments))
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    elif show is not None:
-        show(result)
+for command in PHYSICAL_COMMANDS:
+    ctl.add_command(command)
 
 
 def _simple(name: str, command: str, help: str) -> None:
@@ -122,6 +82,9 @@ def stats(ctx: click.Context, vm: str) -> None:
 
 
 def _show_stats(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("what", "count")
     table.columns[1].justify = "right"
     for kind, count in result["exits"].items():
@@ -161,8 +124,10 @@ def _show_events(result: dict[str, Any]) -> None:
 
 
 def _show_requests(found: list[dict[str, Any]], every: bool) -> None:
+    from .hops import show
+
     for request in found:
-        show_request(request, every=every)
+        show(request, every=every)
     if not found:
         click.echo("The guest sent no request to its disks.")
 

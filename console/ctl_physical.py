@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .ctl import answer
+from .talk import answer
 
 DEVICE = "avmm.device"
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}

@@ -27,6 +27,7 @@ import avmm_guests
 from avmm.boot import firmware
 
 from . import lifetime
+from .group import CONTEXT
 from .screen_view import colour_depth
 
 COLUMNS, ROWS = 80, 26
@@ -39,6 +40,16 @@ _PRINT = bytes.fromhex(
     "ac 84c0 7409 b40e bb0700 cd10 ebf2"  # lodsb; test al,al; jz halt; int 10h with AH=0Eh; again
     "f4 ebfd 90"  # hlt, for ever
 )
+
+
+@click.command("doctor", context_settings=CONTEXT)
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def doctor(as_json: bool) -> int:
+    """Tell what works on this machine, and what to do about the rest.
+
+    Exit status 1 if something essential is missing.
+    """
+    return print_checks(examine(), as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)

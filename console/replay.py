@@ -10,7 +10,28 @@ import avmm
 from avmm.control import record as records
 from avmm.control.inputs import Diverged
 
+from . import lifetime
+from .group import CONTEXT
+from .outputs import check_writable
 from .results import Status, final_state, print_stats, say
+
+
+@click.command("replay", context_settings=CONTEXT)
+@click.argument("file")
+@click.option("--print-screen", is_flag=True, help="Print the screen's text at the end.")
+@click.option("--screenshot", metavar="F.png", help="Save the screen at the end.")
+@click.option("--stats", is_flag=True, help="Print at the end what the machine did.")
+def replay(file: str, print_screen: bool, screenshot: str | None, stats: bool) -> int:
+    """Make a recorded run again.
+
+    FILE is from avmm run --record-input FILE.
+
+    The same machine gets the same input at the same moments, and does the same to the byte, also when it failed. Exit status 1:
+    it did something else, and where first is said; 2: the file, or an image of the machine, cannot be used.
+    """
+    if screenshot is not None:
+        check_writable("--screenshot", screenshot)
+    return lifetime.run(run_replay(file, print_screen, screenshot, stats))
 
 
 async def run_replay(path: str, print_screen: bool, screenshot: str | None, stats: bool) -> Status:

@@ -8,8 +8,10 @@ import click
 
 from avmm.debug.symbols import SymbolsError, elf
 
+from .group import CONTEXT
 
-@click.command("symbols", context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command("symbols", context_settings=CONTEXT)
 @click.argument("listing", metavar="LIST")
 @click.argument("output", metavar="FILE")
 def symbols(listing: str, output: str) -> None:

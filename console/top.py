@@ -21,13 +21,14 @@ from avmm.control.qmp import QmpError
 from avmm.control.sockets import runtime_folder
 
 from . import lifetime
+from .group import CONTEXT
 from .running import sockets
 
 Sample = dict[str, dict[str, Any]]
 _COUNTED = ("exits", "injected", "outside")
 
 
-@click.command("top", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("top", context_settings=CONTEXT)
 @click.option("--interval", default=1.0, show_default=True, metavar="S", help="Seconds between two looks.")
 @click.option("--once", is_flag=True, help="Look twice, an interval apart, print the table and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print each table as one line of JSON.")

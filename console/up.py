@@ -11,13 +11,14 @@ import avmm
 from avmm.control.config import THREADS
 
 from . import lifetime
+from .group import CONTEXT
 from .results import Status, say
 
 if TYPE_CHECKING:
     from avmm.control.panel import Panel
 
 
-@click.command("up", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("up", context_settings=CONTEXT)
 @click.argument("description", metavar="MACHINE.TOML")
 @click.option("--check", is_flag=True, help="Only check the description.")
 @click.option("--threads", type=click.IntRange(1, THREADS), help="On how many processors guests run at once (overrides the file).")

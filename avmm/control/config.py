@@ -9,10 +9,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from avmm.devices.device import Device
-from avmm.interpose.interposers.share import SharedDisk
+if TYPE_CHECKING:
+    from avmm.devices.device import Device
+    from avmm.interpose.interposers.share import SharedDisk
 
 MIB = 1 << 20
 MEMORY_DEFAULT = 64 * MIB

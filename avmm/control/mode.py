@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from avmm.control.watch import MachineEnded, WaitTimeout, wait_until
-from avmm.devices.guest_port import GuestPort
+from avmm.devices.guest_port import MODES, GuestPort
 from avmm.hypervisor.partition import Partition, RunState
 
-MODES = ("emulated", "enlightened", "shunt-only")
-"""By the number that goes through the port."""
 REASONS = {
     6: "it has no disk",
     10: "it found no hypervisor to speak to",

@@ -20,6 +20,8 @@ PORT = 0x5F0
 STEPS = 0x5F4
 IRQ = 10
 NONE = 0xFF
+MODES = ("emulated", "enlightened", "shunt-only")
+"""How the guest reaches its disk, by the number that goes through the port."""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import time
 import wave
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
 import avmm
-from avmm_console import __version__
+from avmm_console.cli import COMMANDS, group
 from tests.console import sectors
 from tests.console.conftest import Avmm
 
@@ -204,12 +206,12 @@ def test_unknown_commands_and_the_list_of_commands(avmm_command: Avmm) -> None:
         result = avmm_command(*arguments)
         assert (result.status, result.err) == (0, "")
         assert "avmm run disk.img --headless --expect" in result.out
-    for group in ("ctl", "demo"):
-        result = avmm_command(group)
+    for name in ("ctl", "demo"):
+        result = avmm_command(name)
         assert (result.status, result.err) == (0, "")
-        assert result.out.startswith(f"Usage: avmm {group} ")
+        assert result.out.startswith(f"Usage: avmm {name} ")
     assert r'--type "linux\n"' in avmm_command("run", "--help").out
-    assert avmm_command("--version").out == f"avmm, version {__version__}\n"
+    assert avmm_command("--version").out == f"avmm, version {version('avmm')}\n"
 
 
 # -- what is printed and written
@@ -403,3 +405,19 @@ def test_doctor_says_what_is_missing(avmm_command: Avmm, monkeypatch: pytest.Mon
     checks = {check["subject"]: check for check in json.loads(result.out)}
     assert checks["processor"]["state"] == "missing"
     assert "no processor today" in checks["processor"]["found"]
+
+
+def test_a_command_is_listed_with_the_first_sentence_of_its_own_help() -> None:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.get_short_help_str(limit=200) == COMMANDS[name][1]
+
+
+def test_speaking_to_a_machine_elsewhere_and_asking_for_help_load_no_machine() -> None:
+    look = "import sys; sys.exit([name for name in sys.modules if name.startswith(('avmm.hypervisor', 'avmm.boot', 'prompt_toolkit', 'rich'))])"
+    for module in ("avmm_console.cli", "avmm_console.ctl"):
+        done = subprocess.run([sys.executable, "-c", f"import {module}; {look}"], capture_output=True, text=True, check=False)
+        assert done.stderr == "[]\n"

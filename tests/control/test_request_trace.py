@@ -14,7 +14,7 @@ import avmm
 import guests
 from avmm.control.request_trace import RequestTrace, RequestTracer, trace_requests
 from avmm_console.cli import main
-from console.trace import folded
+from console.hops import folded
 from tests.vm.pc import running
 
 PATHS = {"pio": "emulated", "dma": "emulated", "shunt": "shunt-only", "enlightened": "enlightened"}
