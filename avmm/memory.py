@@ -52,10 +52,13 @@ class GuestMemory:
 
         After storing into it: :meth:`changed`.
         """
-        view = self.view
-        pieces = [view[address : address + length] for address, length in segments]
-        whole = sum(map(len, pieces)) == sum([length for _, length in segments]) and min(segments, default=(0, 0))[0] >= 0
-        return pieces if whole else None
+        view, size, pieces = self.view, self.size, []
+        for address, length in segments:
+            end = address + length
+            if address < 0 or end > size:
+                return None
+            pieces.append(view[address:end])
+        return pieces
 
     def changed(self, segments: Sequence[Segment]) -> None:
         """Tell the processor that segments got other contents, by way of :meth:`pieces`."""

@@ -25,7 +25,8 @@ from avmm.storage.controller import ScsiController
 from avmm.storage.scsi_disk import ScsiDisk
 from avmm.storage.wire import Direction, Operation, ScsiRequest, Version, VstorPacket
 from avmm.vmbus.channel import Channel, OpenRequest
-from avmm.vmbus.packets import PacketKind, PageRange, pack_packet
+from avmm.vmbus.packets import PacketKind, pack_packet
+from avmm.vmbus.ranges import GpaRange
 from avmm.vmbus.ring import Incoming, Outgoing, RingMemory
 from avmm.vmbus.worker import Worker
 
@@ -118,7 +119,7 @@ class _Guest:
             cdb = struct.pack(">BBIBHB", 0x28, 0, i * 8 * 16, 0, SIZE // 512, 0)
             request = ScsiRequest(cdb_length=10, direction=Direction.IN, transfer_length=SIZE, cdb=cdb)
             payload = VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(wire.PACKET_V2_SIZE)
-            ranges = [PageRange(SIZE, 0, (256 + i,))]
+            ranges = [GpaRange(SIZE, 0, (256 + i,))]
             packets.append(pack_packet(PacketKind.GPA_DIRECT, payload, i + 2, flags=1, ranges=ranges))
         for _ in range(requests // depth):
             begin = perf_counter_ns()

@@ -255,7 +255,7 @@ class RequestTracer:
         trace.sectors += request.count
         trace.error = str(request.error) if request.error is not None else trace.error
         journey.served = True
-        for name, at in request.hops:
+        for name, at in request.hops or ():
             journey.hop("VM-H", name, at)
 
     def _finish(self, journey: _Journey) -> None:

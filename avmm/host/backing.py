@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.host.opening import ImageError, Mode, explain, measure, open_file, open_overlay
@@ -218,12 +218,15 @@ class BackingFile:
     # -- how it is done
 
     def _check(self, offset: int, length: int) -> None:
+        if self.closed or (offset | length) % SECTOR or offset < 0 or length < 0 or offset + length > self.size:
+            self._refuse(offset, length)
+
+    def _refuse(self, offset: int, length: int) -> NoReturn:
         if self.closed:
             raise BlockError(BlockFault.NO_MEDIUM, offset // SECTOR, f"{self.path} has been closed")
         if offset % SECTOR or length % SECTOR:
             raise ValueError(f"{length} bytes at {offset} are not whole sectors")
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise BlockError(BlockFault.RANGE, max(offset, self.size) // SECTOR)
+        raise BlockError(BlockFault.RANGE, max(offset, self.size) // SECTOR)
 
     def _unsynced(self) -> bool:
         return not self.read_only and (self._synced != self._writes or self._sync_error is not None)

@@ -10,10 +10,11 @@ them all that were acknowledged.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import monotonic_ns
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
-from avmm.host.requests import Op, StorageRequest, StorageStage
+from avmm.host.requests import Hops, Op, StorageRequest, StorageStage
 
 LARGEST = (1 << 20) // SECTOR
 """Sectors in one request to the port driver, at most: 1 MiB."""
@@ -38,7 +39,7 @@ class ClassDriver(StorageStage):
                 self._written = asyncio.get_running_loop().create_future()
                 await self._written
         else:
-            self._check(item)
+            self._check(op, item.lba, item.count)
             if op is not Op.READ:
                 self._writes += 1
                 item.on_finish(self._write_finished)
@@ -48,18 +49,19 @@ class ClassDriver(StorageStage):
         if not self.port.offer(item):
             await self.port.put(item)
 
-    def at_once(self, item: StorageRequest) -> bool:
-        item.hops.append((self.name, monotonic_ns()))
-        if item.count > LARGEST:
+    def at_once(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], hops: Hops | None) -> bool:
+        if hops is not None:
+            hops.append((self.name, monotonic_ns()))
+        if count > LARGEST:
             return False
-        self._check(item)
-        return self.port.at_once(item)
+        self._check(op, lba, count)
+        return self.port.at_once(op, lba, count, pieces, hops)
 
-    def _check(self, request: StorageRequest) -> None:
-        if request.op is not Op.READ and self.read_only:
-            raise BlockError(BlockFault.READ_ONLY, request.lba)
-        if request.lba < 0 or request.count < 0 or request.lba + request.count > self.sectors:
-            raise BlockError(BlockFault.RANGE, max(request.lba, self.sectors) if request.lba >= 0 else request.lba)
+    def _check(self, op: Op, lba: int, count: int) -> None:
+        if op is not Op.READ and self.read_only:
+            raise BlockError(BlockFault.READ_ONLY, lba)
+        if lba < 0 or count < 0 or lba + count > self.sectors:
+            raise BlockError(BlockFault.RANGE, max(lba, self.sectors) if lba >= 0 else lba)
 
     async def _split(self, whole: StorageRequest) -> None:
         """Send the parts; ``whole`` is finished with the last of them. Of several errors it gets that of the lowest sector."""

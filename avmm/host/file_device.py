@@ -7,13 +7,14 @@ several at once, and is finished in whatever order the host does.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic_ns
 from typing import Any
 
 from avmm.devices.block import SECTOR
 from avmm.host.backing import BackingFile
-from avmm.host.requests import Op, StorageRequest, StorageStage
+from avmm.host.requests import Hops, Op, StorageRequest, StorageStage
 
 
 class FileDevice(StorageStage):
@@ -40,10 +41,12 @@ class FileDevice(StorageStage):
         else:
             item.finish(answer)
 
-    def at_once(self, item: StorageRequest) -> bool:
-        item.hops.append((self.name, monotonic_ns()))
-        now = self.file.read_now if item.op is Op.READ else self.file.write_now
-        return now(item.lba * SECTOR, item.count * SECTOR, item.pieces)
+    def at_once(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], hops: Hops | None) -> bool:
+        if hops is not None:
+            hops.append((self.name, monotonic_ns()))
+        if op is Op.READ:
+            return self.file.read_now(lba * SECTOR, count * SECTOR, pieces)
+        return self.file.write_now(lba * SECTOR, count * SECTOR, pieces)
 
 
 def _finish(request: StorageRequest, answer: asyncio.Future[Any]) -> None:

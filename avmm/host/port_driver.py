@@ -7,9 +7,10 @@ were given. So a write given up by its sender can never land on top of a later o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import monotonic_ns
 
-from avmm.host.requests import StorageRequest, StorageStage
+from avmm.host.requests import Hops, Op, StorageRequest, StorageStage
 
 IN_FLIGHT = 32
 """How many requests the device has at once, at most."""
@@ -35,9 +36,10 @@ class PortDriver(StorageStage):
         if not self.device.offer(item):
             await self.device.put(item)
 
-    def at_once(self, item: StorageRequest) -> bool:
-        item.hops.append((self.name, monotonic_ns()))
-        return self.device.at_once(item)
+    def at_once(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], hops: Hops | None) -> bool:
+        if hops is not None:
+            hops.append((self.name, monotonic_ns()))
+        return self.device.at_once(op, lba, count, pieces, hops)
 
     def _must_wait(self, request: StorageRequest) -> bool:
         in_flight = self.in_flight

@@ -6,7 +6,8 @@ served and nothing in the inbox, begins a request in the task that offers it; wh
 for in the stage's own task. So the order is that of the inbox, and a cached read costs no task switch.
 
 A prompt request, one whose ``pieces`` are a guest's memory, passes a stack in which nothing else is under way as plain calls
-(:meth:`StorageStage.at_once`) and is performed before the first of them returns, or not at all.
+(:meth:`StorageStage.at_once`) and is performed before the first of them returns, or not at all. It is no object, as nobody
+waits for it; nor does any request keep its path (``hops``) while nobody watches the disk.
 
 The invariant: a request given to a stage is finished exactly once, by an answer or by an error, even if the task that
 holds it is cancelled.
@@ -26,6 +27,8 @@ from avmm.host.inbox import Inbox
 from avmm.started import Started
 
 Data = bytes | bytearray | memoryview
+Hops = list[tuple[str, int]]
+"""Where a request has been: (task name, host monotonic ns)."""
 T = TypeVar("T")
 
 INBOX = 64
@@ -46,38 +49,28 @@ class Op(enum.Enum):
 
 
 class StorageRequest:
-    """One request for the medium, with the id it has had since the trap (or the ring), and its path."""
+    """One request for the medium, with the id it has had since the trap (or the ring), and its path if somebody wants to know."""
 
-    __slots__ = ("_routines", "count", "data", "error", "finished", "hops", "id", "lba", "op", "pieces")
+    __slots__ = ("_routines", "began", "count", "data", "error", "finished", "hops", "id", "lba", "op")
 
-    def __init__(
-        self,
-        id: int,
-        op: Op,
-        lba: int = 0,
-        count: int = 0,
-        data: Data = b"",
-        *,
-        pieces: Sequence[memoryview] = (),
-        hops: list[tuple[str, int]] | None = None,
-    ) -> None:
+    def __init__(self, id: int, op: Op, lba: int = 0, count: int = 0, data: Data = b"", *, hops: Hops | None = None) -> None:
         self.id = id
         self.op = op
         self.lba = lba
         self.count = count
         self.data = data
         """The sectors to write, or those that were read."""
-        self.pieces = pieces
-        """Of a prompt request: where the sectors are read to, or written from."""
         self.error: BaseException | None = None
         self.finished = False
-        self.hops: list[tuple[str, int]] = [] if hops is None else hops
-        """Where the request has been: (task name, host monotonic ns)."""
+        self.began = monotonic_ns()
+        self.hops = hops
+        """Its path so far; None while nobody watches."""
         self._routines: list[Callable[[StorageRequest], None]] = []
 
     def hop(self, name: str) -> None:
         """Note that the request has reached ``name``."""
-        self.hops.append((name, monotonic_ns()))
+        if self.hops is not None:
+            self.hops.append((name, monotonic_ns()))
 
     def on_finish(self, routine: Callable[[StorageRequest], None]) -> None:
         """Have ``routine(request)`` called when the request is finished, before the routines pushed earlier."""
@@ -217,8 +210,11 @@ class StorageStage(Stage[StorageRequest]):
             return True
         return super().offer(item)
 
-    def at_once(self, item: StorageRequest) -> bool:
-        """Perform a prompt request now, the only one in the stack, or return False: it would have to wait. Raises BlockError."""
+    def at_once(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], hops: Hops | None) -> bool:
+        """Read into ``pieces`` or write them now, nothing else being in the stack, or return False: it would have to wait.
+
+        Raises BlockError. In ``hops`` it notes that the request was here, if somebody watches.
+        """
         return False
 
     def reject(self, item: StorageRequest, error: Exception) -> None:

@@ -26,7 +26,7 @@ from avmm.host.class_driver import LARGEST, ClassDriver
 from avmm.host.file_device import FileDevice
 from avmm.host.opening import Mode
 from avmm.host.port_driver import PortDriver
-from avmm.host.requests import Data, Op, StorageRequest, StorageStage
+from avmm.host.requests import Data, Hops, Op, StorageRequest, StorageStage
 from avmm.hypervisor.irp import journey, next_id
 
 
@@ -44,6 +44,22 @@ class DiskStats:
     latency: int = 0
     """Sum over all finished requests, ns of host time."""
 
+    def count(self, op: Op, sectors: int, began: int, now: int, *, failed: bool) -> None:
+        """Count a request that was finished ``now``."""
+        self.requests += 1
+        self.latency += now - began
+        size = sectors * SECTOR
+        if op is Op.READ:
+            self.copied += size * 2 if sectors > LARGEST else size  # the parts of a large one are joined
+            self.bytes_read += 0 if failed else size
+        elif op is Op.WRITE:
+            self.copied += size
+            self.bytes_written += 0 if failed else size
+        elif op is Op.FLUSH and not failed:
+            self.flushes += 1
+        if failed:
+            self.errors += 1
+
 
 class VirtualizationDriver(StorageStage):
     """Receives the requests of a VM-C and hands them to the kernel-mode stack, ``below``."""
@@ -52,9 +68,8 @@ class VirtualizationDriver(StorageStage):
         super().__init__(f"virtualization:{name}")
         self.below = below
         self.stats = DiskStats()
-        self.last: StorageRequest | None = None
-        """The request finished last, with its path, for the trace."""
         self.watcher: Callable[[StorageRequest], None] | None = None
+        """Told of each request that is finished, with its path."""
 
     async def perform(self, item: StorageRequest) -> None:
         item.hop(self.name)
@@ -62,37 +77,37 @@ class VirtualizationDriver(StorageStage):
         if not self.below.offer(item):
             await self.below.put(item)
 
-    def at_once(self, item: StorageRequest) -> bool:
-        item.hops.append((self.name, monotonic_ns()))
+    def ask_now(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], id: int) -> bool:
+        """Have a prompt request performed now; see :meth:`at_once`. Whoever watches is told of it as of any other."""
+        if self.watcher is not None:
+            return self._ask_watched(StorageRequest(id or journey.get() or next_id(), op, lba, count, hops=[]), pieces)
+        began = monotonic_ns()
         try:
-            if not self.below.at_once(item):
+            done = self.below.at_once(op, lba, count, pieces, None)
+        except BlockError:
+            self.stats.count(op, count, began, monotonic_ns(), failed=True)
+            raise
+        if done:
+            self.stats.count(op, count, began, monotonic_ns(), failed=False)
+        return done
+
+    def _ask_watched(self, request: StorageRequest, pieces: Sequence[memoryview]) -> bool:
+        request.hop(self.name)
+        request.on_finish(self._finished)
+        try:
+            if not self.below.at_once(request.op, request.lba, request.count, pieces, request.hops):
                 return False
         except BlockError as error:
-            item.error = error
-        item.finished = True
-        self._finished(item)
+            request.finish(error=error)
+            raise
+        request.finish()
         return True
 
     def _finished(self, request: StorageRequest) -> None:
-        stats = self.stats
-        hops = request.hops
-        hops.append(("done", now := monotonic_ns()))
-        stats.requests += 1
-        stats.latency += now - hops[0][1]
-        self.last = request
+        request.hop("done")
         if self.watcher is not None:
             self.watcher(request)
-        if request.op is Op.READ or request.op is Op.WRITE:
-            joined = request.op is Op.READ and request.count > LARGEST  # the parts of a large one
-            stats.copied += request.count * SECTOR * (2 if joined else 1)
-        if request.error is not None:
-            stats.errors += 1
-        elif request.op is Op.READ:
-            stats.bytes_read += request.count * SECTOR
-        elif request.op is Op.WRITE:
-            stats.bytes_written += request.count * SECTOR
-        elif request.op is Op.FLUSH:
-            stats.flushes += 1
+        self.stats.count(request.op, request.count, request.began, monotonic_ns(), failed=request.error is not None)
 
 
 class Disk:
@@ -102,9 +117,13 @@ class Disk:
         self.name = name
         self.file = file
         self.closed = False
+        self.sectors = file.size // SECTOR
+        """Capacity in 512-byte sectors."""
+        self.read_only = file.read_only
+        """Whether writes are refused."""
         self._device = FileDevice(name, file)
         self._port = PortDriver(name, self._device)
-        self._class = ClassDriver(name, self._port, file.size // SECTOR, file.read_only)
+        self._class = ClassDriver(name, self._port, self.sectors, self.read_only)
         self._driver = VirtualizationDriver(name, self._class)
         self._loop = asyncio.get_running_loop()  # asking for it costs a system call
         self._pending = 0
@@ -131,24 +150,9 @@ class Disk:
         return (self._driver, self._class, self._port, self._device)
 
     @property
-    def sectors(self) -> int:
-        """Capacity in 512-byte sectors."""
-        return self.file.size // SECTOR
-
-    @property
-    def read_only(self) -> bool:
-        """Whether writes are refused."""
-        return self.file.read_only
-
-    @property
     def stats(self) -> DiskStats:
         """The counters; they go on counting."""
         return self._driver.stats
-
-    @property
-    def last_request(self) -> StorageRequest | None:
-        """The request finished last, with the path it took."""
-        return self._driver.last
 
     @property
     def watcher(self) -> Callable[[StorageRequest], None] | None:
@@ -156,7 +160,10 @@ class Disk:
         return self._driver.watcher
 
     def watch(self, watcher: Callable[[StorageRequest], None] | None) -> None:
-        """Have ``watcher(request)`` called for each request that is finished; None for nobody. It must not raise."""
+        """Have ``watcher(request)`` called for each request that is finished; None for nobody. It must not raise.
+
+        Requests that begin from now on keep their path for it.
+        """
         self._driver.watcher = watcher
 
     async def read(self, lba: int, count: int, *, id: int = 0) -> bytes | bytearray:
@@ -183,27 +190,22 @@ class Disk:
 
     def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
         """Read straight into ``pieces`` if the page cache has the sectors and no request is under way; see ``PromptDevice``."""
-        return self._ask_now(Op.READ, lba, count, pieces, id)
+        if self._pending or self.closed or self._driver.ended:
+            return False
+        return self._driver.ask_now(Op.READ, lba, count, pieces, id)
 
     def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
         """Write straight from ``pieces`` to the page cache if no request is under way; see ``PromptDevice``."""
-        return self._ask_now(Op.WRITE, lba, count, pieces, id)
-
-    def _ask_now(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], id: int) -> bool:
         if self._pending or self.closed or self._driver.ended:
             return False
-        request = StorageRequest(id or journey.get() or next_id(), op, lba, count, pieces=pieces)
-        if not self._driver.at_once(request):
-            return False
-        if request.error is not None:
-            raise request.error
-        return True
+        return self._driver.ask_now(Op.WRITE, lba, count, pieces, id)
 
     async def _ask(self, op: Op, lba: int, count: int, data: bytes, id: int) -> StorageRequest:
         if self.closed:
             raise BlockError(BlockFault.NO_MEDIUM, lba, f"{self.name} has been closed")
         waiter: asyncio.Future[None] | None = None
-        request = StorageRequest(id or journey.get() or next_id(), op, lba, count, data)
+        hops: Hops | None = None if self._driver.watcher is None else []
+        request = StorageRequest(id or journey.get() or next_id(), op, lba, count, data, hops=hops)
 
         def answer(request: StorageRequest) -> None:
             self._pending -= 1

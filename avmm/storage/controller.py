@@ -22,14 +22,16 @@ from typing import Any, Final
 from uuid import UUID
 
 from avmm.clock import MICROSECOND, Timer, VirtualClock
+from avmm.hypervisor.irp import journey
 from avmm.memory import PAGE, GuestMemory, Segment
 from avmm.storage import scsi_pages, sense, wire
 from avmm.storage.scsi_disk import Command, Result, ScsiDisk, Work
 from avmm.storage.sense import Sense, SenseKey
 from avmm.storage.storvsp import Execute, ProtocolError, Reset, StorVsp
 from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
-from avmm.vmbus.packets import COMPLETION_REQUESTED, pack_ranges, unpack_ranges
-from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, GpaRange, GpaRanges, Offer, Packet, PacketKind
+from avmm.vmbus.packets import COMPLETION_REQUESTED, Packet, PacketKind
+from avmm.vmbus.ranges import GpaRange, pack_ranges, unpack_ranges
+from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer
 
 DEPTH: Final = 256
 """SCSI requests in flight, at most."""
@@ -41,7 +43,7 @@ PATHS: Final = 8
 LUNS: Final = 64
 
 _IN_BAND, _GPA_DIRECT, _COMPLETION = PacketKind.IN_BAND, PacketKind.GPA_DIRECT, PacketKind.COMPLETION
-_OUT, _IN, _NONE = int(Direction.OUT), int(Direction.IN), int(Direction.NONE)
+_OUT, _NONE = int(Direction.OUT), int(Direction.NONE)
 _SUCCESS = SrbStatus.SUCCESS
 
 Address = tuple[int, int, int]
@@ -105,8 +107,10 @@ class ScsiController:
         self.depth = depth
         self._offer = Offer(wire.SCSI_INTERFACE, instance, bytes(120), ENUMERATE_INTERFACE, name=name)
         self._channel: ChannelEnd | None = None
+        self._memory = GuestMemory(memoryview(b""))  # of the channel that is open
         self._prompt = False
         self._protocol = StorVsp()
+        self._largest = 0
         self._in_flight: dict[_Exchange, None] = {}  # in the order they came
         self._waiting: deque[tuple[bytes, int]] = deque()
         self._rescan_wanted = False
@@ -159,8 +163,10 @@ class ScsiController:
         """The guest's driver came: it has to initialize the controller."""
         self.closed()
         self._channel = channel
+        self._memory = channel.memory
         self._prompt = not isinstance(channel.board.clock, VirtualClock)
         self._protocol = StorVsp()
+        self._largest = self._protocol.max_transfer
         channel.limit(self.depth, wire.PACKET_V2_SIZE)
         channel.on_room = self._room
 
@@ -199,47 +205,49 @@ class ScsiController:
     def _execute(self, channel: ChannelEnd, execute: Execute, packet: Packet) -> None:
         request = execute.request
         self.stats.requests += 1
-        exchange = _Exchange(execute, packet)
-        length, direction = request.transfer_length, request.direction
-        out, into = direction == _OUT, direction == _IN
-        if direction > _NONE or request.cdb_length > wire.CDB_SIZE:
-            self._end(exchange, SrbStatus.INVALID_REQUEST)
-            return
-        if (out or into) and (length > packet.ranges.byte_count or length > self._protocol.max_transfer):
-            channel.board.trace("storvsp: bad data length", controller=self.name, length=length, given=packet.ranges.byte_count)
-            self._end(exchange, SrbStatus.INVALID_REQUEST)
+        direction = request.direction
+        length = request.transfer_length if direction != _NONE else 0
+        if direction > _NONE or request.cdb_length > wire.CDB_SIZE or length > packet.ranges.byte_count or length > self._largest:
+            self._refuse(channel, execute, packet)
             return
         cdb = request.cdb[: request.cdb_length]
         disk = self._find(request)
         if disk is None or cdb[:1] == b"\xa0":
-            self._for_nobody(exchange, request, cdb, present=disk is not None)
+            self._for_nobody(execute, packet, cdb, present=disk is not None)
             return
-        segments = packet.ranges.segments(length) if length and (out or into) else []
-        memory = channel.memory
-        command = self._command(cdb, memory, segments, length, out=out)
+        segments = packet.ranges.segments(length) if length else []
+        command = self._command(cdb, segments, length, out=direction == _OUT, id=packet.request_id)
         result = disk.execute(command)
-        if out and command.copied:
-            memory.copied += length
+        if command.copied and direction == _OUT:
+            self._memory.copied += length
         if isinstance(result, Work):
-            self._start(channel, exchange, result)
+            self._start(channel, execute, packet, result)
             return
         if result.placed:
-            memory.changed(segments)
-        self._finish(exchange, result)
+            self._memory.changed(segments)
+        self._finish(execute, packet, result)
 
-    def _command(self, cdb: bytes, memory: GuestMemory, segments: list[Segment], length: int, *, out: bool) -> Command:
+    def _refuse(self, channel: ChannelEnd, execute: Execute, packet: Packet) -> None:
+        request, given = execute.request, packet.ranges.byte_count
+        if request.direction <= _NONE and request.cdb_length <= wire.CDB_SIZE:
+            channel.board.trace("storvsp: bad data length", controller=self.name, length=request.transfer_length, given=given)
+        self._end(execute, packet, SrbStatus.INVALID_REQUEST)
+
+    def _command(self, cdb: bytes, segments: list[Segment], length: int, *, out: bool, id: int) -> Command:
         """Return the command with the guest's memory to it; in virtual time with a copy of what it sends, and room.
 
         There data must not be in the guest's memory before the time that the command takes is over.
         """
         if not segments:
-            return Command(cdb)
+            return Command(cdb, id=id)
+        memory = self._memory
         pieces = memory.pieces(segments) if self._prompt else None
         if pieces is not None:
-            return Command(cdb, None, pieces=pieces, sent=length) if out else Command(cdb, room=length, pieces=pieces)
-        return Command(cdb, b"".join([memory.read(*one) for one in segments])) if out else Command(cdb, room=length)
+            return Command(cdb, None, pieces=pieces, sent=length, id=id) if out else Command(cdb, room=length, pieces=pieces, id=id)
+        return Command(cdb, b"".join([memory.read(*one) for one in segments]), id=id) if out else Command(cdb, room=length, id=id)
 
-    def _start(self, channel: ChannelEnd, exchange: _Exchange, work: Work) -> None:
+    def _start(self, channel: ChannelEnd, execute: Execute, packet: Packet, work: Work) -> None:
+        exchange = _Exchange(execute, packet)
         self._in_flight[exchange] = None
         self.stats.most_in_flight = max(self.stats.most_in_flight, len(self._in_flight))
 
@@ -249,12 +257,16 @@ class ScsiController:
             if exchange not in self._in_flight:
                 return  # aborted, or the channel was closed
             del self._in_flight[exchange]
-            self._finish(exchange, result)
+            self._finish(execute, packet, result)
             if not self._in_flight and self.on_idle is not None:
                 self.on_idle()
 
         coroutine = work.coroutine if self._prompt else _noting(exchange, work.coroutine)
-        exchange.timer = channel.board.start(coroutine, done, COMMAND_TIME + work.sectors * SECTOR_TIME, inline=True)
+        token = journey.set(packet.request_id)
+        try:
+            exchange.timer = channel.board.start(coroutine, done, COMMAND_TIME + work.sectors * SECTOR_TIME, inline=True)
+        finally:
+            journey.reset(token)
 
     def _find(self, request: ScsiRequest) -> ScsiDisk | None:
         return self.luns.get((request.path, request.target, request.lun))
@@ -262,53 +274,51 @@ class ScsiController:
     def _present(self, request: ScsiRequest) -> list[int]:
         return [lun for path, target, lun in self.luns if (path, target) == (request.path, request.target)]
 
-    def _for_nobody(self, exchange: _Exchange, request: ScsiRequest, cdb: bytes, *, present: bool) -> None:
+    def _for_nobody(self, execute: Execute, packet: Packet, cdb: bytes, *, present: bool) -> None:
         """Answer for the target: which LUNs there are, and what a LUN that is not there says."""
+        request = execute.request
         room = request.transfer_length if request.direction == Direction.IN else 0
         if cdb[:1] == b"\xa0" and len(cdb) == 12:
             room = min(room, int.from_bytes(cdb[6:10], "big"))
-            self._finish(exchange, Result(scsi_pages.lun_list(self._present(request))[:room]))
+            self._finish(execute, packet, Result(scsi_pages.lun_list(self._present(request))[:room]))
         elif present:
-            self._finish(exchange, Result(sense=sense.INVALID_FIELD))
+            self._finish(execute, packet, Result(sense=sense.INVALID_FIELD))
         elif cdb[:1] == b"\x12" and len(cdb) >= 6 and not cdb[1] & 1:
             room = min(room, int.from_bytes(cdb[3:5], "big"))
-            self._finish(exchange, Result(scsi_pages.absent_inquiry()[:room]))
+            self._finish(execute, packet, Result(scsi_pages.absent_inquiry()[:room]))
         else:
             # Linux removes LUN 0:target:lun when it reads INVALID_LUN, whatever the path: only path 0 may say it.
             status = SrbStatus.INVALID_LUN if request.path == 0 else SrbStatus.ERROR
-            self._end(exchange, status, Result(sense=sense.NO_SUCH_LUN))
+            self._end(execute, packet, status, Result(sense=sense.NO_SUCH_LUN))
 
     # -- completions
 
-    def _finish(self, exchange: _Exchange, result: Result) -> None:
+    def _finish(self, execute: Execute, packet: Packet, result: Result) -> None:
         """Complete a request with what the disk said; data go to the guest's memory first."""
-        channel, request = self._channel, exchange.execute.request
+        channel = self._channel
         if channel is None:
             return
         stats = self.stats
         if result.data:
-            exchange.packet.ranges.write(channel.memory, result.data)
+            packet.ranges.write(self._memory, result.data)
             stats.bytes_read += len(result.data)
         else:
             stats.bytes_read += result.placed
             stats.bytes_written += result.taken
         if result.sense is None:
-            self._end(exchange, _SUCCESS, result)
-        else:
-            illegal = result.sense.key is SenseKey.ILLEGAL_REQUEST
-            channel.board.trace(
-                "scsi error", controller=self.name, lun=request.lun, op=request.cdb[0], key=result.sense.key, asc=result.sense.asc
-            )
-            self._end(exchange, SrbStatus.INVALID_REQUEST if illegal else SrbStatus.ERROR, result)
+            self._send(self._protocol.completion(execute, _SUCCESS, 0, result.moved), packet.transaction_id)
+            return
+        illegal, request = result.sense.key is SenseKey.ILLEGAL_REQUEST, execute.request
+        channel.board.trace(
+            "scsi error", controller=self.name, lun=request.lun, op=request.cdb[0], key=result.sense.key, asc=result.sense.asc
+        )
+        self._end(execute, packet, SrbStatus.INVALID_REQUEST if illegal else SrbStatus.ERROR, result)
 
-    def _end(self, exchange: _Exchange, status: SrbStatus, result: Result = Result()) -> None:  # noqa: B008 - it is frozen
-        if status is not _SUCCESS:
-            self.stats.errors += 1
-        if result.sense is None:
-            payload = self._protocol.completion(exchange.execute, status, 0, result.moved)
-        else:
-            payload = self._protocol.completion(exchange.execute, status, result.status, result.moved, result.sense.pack())
-        self._send(payload, exchange.packet.transaction_id)
+    def _end(self, execute: Execute, packet: Packet, status: SrbStatus, result: Result = Result()) -> None:  # noqa: B008 - it is frozen
+        """Complete a request that did not succeed."""
+        self.stats.errors += 1
+        why = result.sense.pack() if result.sense is not None else b""
+        self._send(self._protocol.completion(execute, status, result.status, result.moved, why), packet.transaction_id)
 
     def _abort(self, only: Address | None) -> None:
         """Complete everything in flight, or what is in flight for one LUN, as aborted."""
@@ -317,7 +327,7 @@ class ScsiController:
             request = exchange.execute.request
             if only is None or (request.path, request.target, request.lun) == only:
                 self._give_up(exchange)
-                self._end(exchange, SrbStatus.ABORTED, aborted)
+                self._end(exchange.execute, exchange.packet, SrbStatus.ABORTED, aborted)
 
     def _give_up(self, exchange: _Exchange) -> None:
         """Have nobody hear of a request's end."""
@@ -385,11 +395,11 @@ class ScsiController:
         pages = channel.memory.size // PAGE
         if not isinstance(saved.execute, Execute) or not isinstance(saved.result, Result):
             raise ValueError(f"a saved request of {self.name} is none")
-        ranges, _ = unpack_ranges(pack_ranges(list(saved.ranges)), len(saved.ranges), pages, GpaRange)
+        ranges, _ = unpack_ranges(pack_ranges(list(saved.ranges)), len(saved.ranges), pages)
         if len(saved.result.data) > sum(one.byte_count for one in ranges):
             raise ValueError(f"a saved request of {self.name} has more data than room for them")
-        packet = Packet(_GPA_DIRECT, COMPLETION_REQUESTED, saved.transaction_id, b"", GpaRanges(ranges))
-        self._start(channel, _Exchange(saved.execute, packet), Work(_known(saved.result)))
+        packet = Packet(_GPA_DIRECT, COMPLETION_REQUESTED, saved.transaction_id, b"", ranges)
+        self._start(channel, saved.execute, packet, Work(_known(saved.result)))
 
 
 async def _noting(exchange: _Exchange, work: Coroutine[Any, Any, Result]) -> Result:

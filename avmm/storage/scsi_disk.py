@@ -61,15 +61,23 @@ class Command:
     """One command as it arrives: the CDB, the parameters or sectors sent with it, the room for what it returns.
 
     ``pieces`` are the initiator's memory for either, to be used only while the command is begun. Without ``data`` they are
-    what was sent, and copied once when somebody looks.
+    what was sent, and copied once when somebody looks. ``id`` names the request's journey.
     """
 
-    __slots__ = ("_data", "cdb", "pieces", "room", "sent")
+    __slots__ = ("_data", "cdb", "id", "pieces", "room", "sent")
 
     def __init__(
-        self, cdb: bytes, data: bytes | None = b"", room: int = 0, *, pieces: Sequence[memoryview] = (), sent: int | None = None
+        self,
+        cdb: bytes,
+        data: bytes | None = b"",
+        room: int = 0,
+        *,
+        pieces: Sequence[memoryview] = (),
+        sent: int | None = None,
+        id: int = 0,
     ) -> None:
         self.cdb = cdb
+        self.id = id
         self._data = data
         self.room = room
         self.pieces = pieces
@@ -89,6 +97,7 @@ class Command:
         return self._data
 
 
+_new = tuple.__new__  # a named tuple's own is a Python function
 GOOD: Final = Result()
 Inject = Callable[[str, int, int], BlockFault | None]
 """``inject(op, lba, count)``, op one of read, write, flush, discard: the fault to answer with instead of doing it, or None."""
@@ -191,7 +200,7 @@ class ScsiDisk:
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
-        if command.pieces and count * SECTOR == command.room and (result := self._at_once(lba, count, command.pieces)) is not None:
+        if command.pieces and count * SECTOR == command.room and (result := self._at_once(command, lba, count)) is not None:
             return result
         return Work(self._do_read(lba, count), count)
 
@@ -212,7 +221,7 @@ class ScsiDisk:
             return Result(sense=sense)
         force_unit_access = cdb[0] != 0x0A and cdb[1] & 8 != 0
         if command.pieces and count * SECTOR == command.sent and not force_unit_access:
-            result = self._at_once(lba, count, command.pieces, writing=True)
+            result = self._at_once(command, lba, count, writing=True)
             if result is not None:
                 return result
         data = command.data if command.sent == count * SECTOR else command.data[: count * SECTOR]
@@ -229,17 +238,18 @@ class ScsiDisk:
             return Result(sense=codes.of_fault(error.fault, error.lba, writing=True))
         return Result(taken=len(data))
 
-    def _at_once(self, lba: int, count: int, pieces: Sequence[memoryview], *, writing: bool = False) -> Result | None:
+    def _at_once(self, command: Command, lba: int, count: int, *, writing: bool = False) -> Result | None:
         """Move sectors between the initiator's memory and a medium that needs no waiting; None where it does."""
         prompt = self._prompt
         if prompt is None or self.inject is not None:
             return None
         try:
-            if not (prompt.write_now if writing else prompt.read_now)(lba, count, pieces):
+            if not (prompt.write_now if writing else prompt.read_now)(lba, count, command.pieces, id=command.id):
                 return None
         except BlockError as error:
             return Result(sense=codes.of_fault(error.fault, error.lba, writing=writing))
-        return Result(taken=count * SECTOR) if writing else Result(placed=count * SECTOR)
+        size = count * SECTOR
+        return _new(Result, (b"", None, size, 0) if writing else (b"", None, 0, size))
 
     def _verify(self, command: Command) -> Result | Work:
         lba, count = _address(command.cdb)

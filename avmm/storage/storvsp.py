@@ -123,7 +123,7 @@ class StorVsp:
     def _execute(self, payload: bytes) -> Action:
         if self.phase is not Phase.READY:
             return Reply(wire.complete(len(payload), NtStatus.INVALID_DEVICE_STATE, payload[wire.HEADER_SIZE :]))
-        return Execute(ScsiRequest.parse(payload, wire.HEADER_SIZE), len(payload))
+        return tuple.__new__(Execute, (ScsiRequest.parse(payload, wire.HEADER_SIZE), len(payload)))  # NamedTuple's own is Python
 
     def _reset(self, packet: VstorPacket, size: int) -> Action:
         if not self.ready:

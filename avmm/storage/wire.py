@@ -184,21 +184,24 @@ def complete(request_size: int, status: int, body: bytes = b"") -> bytes:
 
 
 class ScsiRequest(NamedTuple):
-    """The body of EXECUTE_SRB (``cdb`` holds the command) and of its completion (the same 20 bytes hold sense data)."""
+    """The body of EXECUTE_SRB (``cdb`` holds the command) and of its completion (the same 20 bytes hold sense data).
 
+    The fields are in the order of the wire.
+    """
+
+    length: int = REQUEST_V2_SIZE
+    srb_status: int = 0
+    scsi_status: int = 0
+    port: int = 0
     path: int = 0
     target: int = 0
     lun: int = 0
     cdb_length: int = 0
     sense_length: int = SENSE_SIZE
     direction: int = Direction.NONE
+    reserved: int = 0
     transfer_length: int = 0
     cdb: bytes = b""
-    srb_status: int = 0
-    scsi_status: int = 0
-    port: int = 0
-    length: int = REQUEST_V2_SIZE
-    reserved: int = 0
     tail: bytes = b""
     """What a longer packet has beyond version 1: queue tag and action, SRB flags, timeout, sort key. The host uses none of it."""
 
@@ -208,22 +211,11 @@ class ScsiRequest(NamedTuple):
         tail = at + REQUEST_V1_SIZE
         if len(data) < tail:
             raise WireError(f"a SCSI request of {len(data) - at} bytes is shorter than {REQUEST_V1_SIZE}")
-        fields = _REQUEST.unpack_from(data, at)
-        length, srb, scsi, port, path, target, lun, cdb_length, sense_length, direction, reserved, transfer, cdb = fields
-        return cls(
-            path, target, lun, cdb_length, sense_length, direction, transfer, cdb, srb, scsi, port, length, reserved,
-            data[tail : at + REQUEST_V2_SIZE],
-        )  # fmt: skip
+        return tuple.__new__(cls, (*_REQUEST.unpack_from(data, at), data[tail : at + REQUEST_V2_SIZE]))  # NamedTuple's own is Python
 
     def pack(self) -> bytes:
         """Return the body: 36 bytes and the tail."""
-        return (
-            _REQUEST.pack(
-                self.length, self.srb_status, self.scsi_status, self.port, self.path, self.target, self.lun, self.cdb_length,
-                self.sense_length, self.direction, self.reserved, self.transfer_length, self.cdb,
-            )
-            + self.tail
-        )  # fmt: skip
+        return _REQUEST.pack(*self[:-1]) + self.tail
 
     def answer(self, srb_status: SrbStatus, scsi_status: int, transferred: int, sense: bytes = b"") -> bytes:
         """Return the body of the completion. Sense data are handed over if the guest left room for them."""
@@ -241,12 +233,13 @@ class ScsiRequest(NamedTuple):
         """Return the whole completion of a request whose payload had ``request_size`` bytes: header and answer at once."""
         if sense:
             return complete(request_size, nt_status(srb_status), self.answer(srb_status, scsi_status, transferred, sense))
+        length, _, _, port, path, target, lun, _, _, direction, _, _, _, tail = self
         packed = (
             _COMPLETION.pack(
-                _COMPLETE_IO, 0, nt_status(srb_status), self.length, srb_status, scsi_status, self.port, self.path, self.target,
-                self.lun, CDB_SIZE, 0, self.direction, 0, transferred, b"",
+                _COMPLETE_IO, 0, nt_status(srb_status), length, srb_status, scsi_status, port, path, target, lun, CDB_SIZE, 0, direction,
+                0, transferred, b"",
             )
-            + self.tail
+            + tail
         )  # fmt: skip
         return packed if len(packed) == request_size else packed.ljust(size := reply_size(request_size), b"\0")[:size]
 

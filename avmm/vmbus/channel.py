@@ -13,17 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from avmm.devices.device import Board
-from avmm.hypervisor.irp import journey, next_id
+from avmm.hypervisor.irp import next_id
 from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus.packets import COMPLETION_REQUESTED, PacketKind, pack_packet, packet_length, unpack_packet
 from avmm.vmbus.ring import Incoming, Outgoing, RingError, RingMemory, RingState
-from avmm.vmbus.server import ChannelServer, GpaRange, GpaRanges, Packet
+from avmm.vmbus.server import ChannelServer
 from avmm.vmbus.wire import WireError
 
 TURN = 32
 """Packets taken in one turn; then others have theirs."""
 REQUESTS, REPLY_BYTES = 256, 64
-_IN_BAND, _COMPLETION = PacketKind.IN_BAND, PacketKind.COMPLETION
+_COMPLETION = PacketKind.COMPLETION
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ class Channel:
         self.stats.sent += 1
         if self.watcher is not None:
             self.watcher("sent", 0, transaction_id)
-        if kind == _COMPLETION and self.outstanding:
+        if kind is _COMPLETION and self.outstanding:
             self.outstanding -= 1
             if self._held:
                 self._again()
@@ -196,7 +196,8 @@ class Channel:
         if not self._open:
             return
         try:
-            self._made_room()
+            if self._waits_for_room:
+                self._made_room()
             self._take()
         except (RingError, WireError) as error:
             self.fail(str(error))
@@ -208,26 +209,28 @@ class Channel:
         self._interrupt_guest()
 
     def _made_room(self) -> None:
-        if self._waits_for_room:
-            self._waits_for_room = False
-            self._outgoing.want_room(0)
-            if self.on_room is not None:
-                self.on_room()
+        self._waits_for_room = False
+        self._outgoing.want_room(0)
+        if self.on_room is not None:
+            self.on_room()
 
     def _take(self) -> None:
         """Hand the packets in the ring to the server, as many as may be out at once."""
         incoming = self._incoming
+        if incoming.empty():
+            return
+        self._outgoing.room()  # a look at the index that the replies of this turn depend on
         left = TURN
         incoming.mask(True)
         while True:
-            while left and self._may_take() and (raw := incoming.take()) is not None:
+            while left and not incoming.drained and self._may_take() and (raw := incoming.take()) is not None:
                 left -= 1
                 if not self._receive(raw):
                     return
             if incoming.commit():
                 self._interrupt()
             incoming.mask(False)
-            if incoming.empty:
+            if incoming.empty():
                 return
             if not left or self._held:
                 if not self._held:
@@ -240,7 +243,7 @@ class Channel:
         outstanding = self.outstanding
         if outstanding < self._limit:
             needed = (outstanding + 1) * self._reply
-            if self._outgoing.room() >= needed or self._outgoing.want_room(needed):
+            if self._outgoing.fits(needed) or self._outgoing.want_room(needed):
                 self._held = False
                 return True
             self._waits_for_room = True  # the guest's signal that there is room goes on, or
@@ -249,17 +252,11 @@ class Channel:
 
     def _receive(self, raw: bytes) -> bool:
         """Hand one packet over. Returns whether the channel is still open."""
-        kind, flags, transaction_id, payload, ranges, page_set = unpack_packet(raw, self._pages, GpaRange)
-        number = next_id()
-        packet = Packet(kind, flags, transaction_id, payload, GpaRanges(ranges), page_set, number)
-        if flags & COMPLETION_REQUESTED and kind is not _COMPLETION:
+        packet = unpack_packet(raw, self._pages, next_id())
+        if packet.flags & COMPLETION_REQUESTED and packet.kind is not _COMPLETION:
             self.outstanding += 1
         self.stats.received += 1
         if self.watcher is not None:
-            self.watcher("taken", number, transaction_id)
-        token = journey.set(number)
-        try:
-            self._server.received(packet)
-        finally:
-            journey.reset(token)
+            self.watcher("taken", packet.request_id, packet.transaction_id)
+        self._server.received(packet)
         return self._open

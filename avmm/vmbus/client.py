@@ -17,7 +17,8 @@ from avmm.hypervisor.hyperv import registers as reg
 from avmm.hypervisor.hyperv.hypercall import POST_MESSAGE, SIGNAL_EVENT, Status
 from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus import wire
-from avmm.vmbus.packets import FOOTER, PacketKind, PageRange, RawPacket, pack_packet, pack_ranges, unpack_packet
+from avmm.vmbus.packets import FOOTER, Packet, PacketKind, pack_packet, unpack_packet
+from avmm.vmbus.ranges import GpaRange, pack_ranges
 from avmm.vmbus.ring import Incoming, Outgoing, RingMemory
 
 SINT = 2
@@ -48,7 +49,7 @@ class GuestChannel:
 
     def send(
         self, payload: bytes, transaction_id: int, *, kind: PacketKind = PacketKind.IN_BAND, completion: bool = True,
-        ranges: list[PageRange] | None = None,
+        ranges: list[GpaRange] | None = None,
     ) -> bool:  # fmt: skip
         """Write a packet and signal by the rules; False when the ring is full (the host is asked to signal room)."""
         packet = pack_packet(kind, payload, transaction_id, flags=int(completion), ranges=ranges)
@@ -61,11 +62,11 @@ class GuestChannel:
             self.signal()
         return True
 
-    def receive(self) -> list[RawPacket[PageRange]]:
+    def receive(self) -> list[Packet]:
         """Take everything the host has sent."""
         packets = []
         while (raw := self.incoming.take()) is not None:
-            packets.append(unpack_packet(raw, self.client.memory.size // PAGE, PageRange))
+            packets.append(unpack_packet(raw, self.client.memory.size // PAGE))
         if self.incoming.commit():
             self.signal()
         return packets
@@ -191,7 +192,7 @@ class GuestClient:
         self.wait(wire.AllOffersDelivered.TYPE)
         return self.offers
 
-    def create_gpadl(self, channel_id: int, ranges: list[PageRange]) -> tuple[int, int]:
+    def create_gpadl(self, channel_id: int, ranges: list[GpaRange]) -> tuple[int, int]:
         """Hand pages to the host; returns the GPADL's number and the status."""
         gpadl = self._next_gpadl
         self._next_gpadl += 1
@@ -211,7 +212,7 @@ class GuestClient:
     def open(self, channel_id: int, pages: int = 4, *, pfns: tuple[int, ...] | None = None, user_data: bytes = b"") -> GuestChannel:
         """Open a channel with two rings of ``pages`` pages each. ConnectionError when the host refuses."""
         frames = pfns or self.allocate(2 * pages)
-        gpadl, status = self.create_gpadl(channel_id, [PageRange(len(frames) * PAGE, 0, frames)])
+        gpadl, status = self.create_gpadl(channel_id, [GpaRange(len(frames) * PAGE, 0, frames)])
         if status:
             raise ConnectionError(f"GPADL refused: {status:#x}")
         at = len(frames) // 2

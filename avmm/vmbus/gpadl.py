@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from avmm.vmbus.packets import PageRange, pack_ranges, unpack_ranges
+from avmm.vmbus.ranges import GpaRange, pack_ranges, unpack_ranges
 from avmm.vmbus.wire import GpadlBody, GpadlHeader, WireError
 
 MAX_LISTS = 1024
@@ -23,7 +23,7 @@ class Gpadl:
 
     channel_id: int
     gpadl: int
-    ranges: tuple[PageRange, ...]
+    ranges: tuple[GpaRange, ...]
 
     @property
     def pages(self) -> int:
@@ -101,7 +101,7 @@ class GpadlTable:
         if len(building.data) < building.wanted:
             return None
         del self._building[gpadl]
-        ranges, used = unpack_ranges(bytes(building.data[: building.wanted]), building.count, self.pages, PageRange)
+        ranges, used = unpack_ranges(bytes(building.data[: building.wanted]), building.count, self.pages)
         if used != building.wanted:
             raise WireError(f"GPADL {gpadl:#x} announced {building.wanted} bytes and has {used}")
         done = Gpadl(building.channel_id, gpadl, tuple(ranges))

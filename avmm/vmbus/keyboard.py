@@ -19,7 +19,8 @@ from uuid import UUID
 
 from avmm.clock import Timer
 from avmm.devices.keys import find
-from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer
 
 INTERFACE: Final = UUID("f912ad6d-2b17-48ea-bd65-f927a61c7684")
 INSTANCE: Final = UUID("d34b2567-b9b6-42b9-8778-0a4ec0b955bf")

@@ -1,4 +1,4 @@
-"""VMBus ring packets, and the ranges of guest pages in them and in GPADLs: encoders and decoders.
+"""VMBus ring packets: encoders and decoders.
 
 As in Linux' include/linux/hyperv.h, OpenVMM's vmbus_core and QEMU's vmbus-proto.h. All values are little-endian.
 Decoders take bytes that were copied out of shared memory and check every length in them.
@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn
 
-from avmm.vmbus.wire import PAGE, WireError
+from avmm.vmbus.ranges import RANGE, GpaRange, GpaRanges, pack_ranges, unpack_ranges
+from avmm.vmbus.wire import WireError
 
 DESCRIPTOR = struct.Struct("<HHHHQ")
 FOOTER = struct.Struct("<II")
+SMALLEST = DESCRIPTOR.size + FOOTER.size
+"""Bytes of a packet with nothing in it."""
 COMPLETION_REQUESTED = 1
 _GPA_DIRECT = struct.Struct("<II")
 _TRANSFER_PAGES = struct.Struct("<HHI")
-_RANGE = struct.Struct("<II")
+_new = tuple.__new__  # a named tuple's own is a Python function
 
 
 class PacketKind(enum.IntEnum):
@@ -31,61 +34,24 @@ class PacketKind(enum.IntEnum):
     COMPLETION = 0xB
 
 
-# -- ranges of guest pages, in GPADLs and in packets
-
-
-class PageRange(NamedTuple):
-    """``byte_count`` bytes from ``byte_offset`` into the first of ``pfns`` on."""
-
-    byte_count: int
-    byte_offset: int
-    pfns: tuple[int, ...] = ()
-
-
-R = TypeVar("R", bound=PageRange)
-
-
-def pack_ranges(ranges: list[PageRange]) -> bytes:
-    """Return ranges as GPADLs and GPA-direct packets carry them."""
-    return b"".join(_RANGE.pack(one.byte_count, one.byte_offset) + struct.pack(f"<{len(one.pfns)}Q", *one.pfns) for one in ranges)
-
-
-def unpack_ranges(
-    data: bytes, count: int, pages: int, make: type[R], *, at: int = 0, end: int | None = None
-) -> tuple[list[R], int]:
-    """Read ``count`` ranges from ``at`` on; return them and where they end. Page numbers must be below ``pages``."""
-    ranges: list[R] = []
-    end = len(data) if end is None else end
-    for _ in range(count):
-        if at + _RANGE.size > end:
-            raise WireError(f"{count} ranges do not fit in {len(data)} bytes")
-        byte_count, byte_offset = _RANGE.unpack_from(data, at)
-        at += _RANGE.size
-        if not byte_count or byte_offset >= PAGE:
-            raise WireError(f"a range of {byte_count} bytes at offset {byte_offset} into its page")
-        needed = byte_offset + byte_count + PAGE - 1 >> 12
-        if at + 8 * needed > end:
-            raise WireError(f"a range of {byte_count} bytes needs {needed} pages, and {(end - at) // 8} are named")
-        pfns = struct.unpack_from(f"<{needed}Q", data, at)
-        at += 8 * needed
-        if (pfns[0] if needed == 1 else max(pfns)) >= pages:
-            raise WireError(f"page {max(pfns):#x} is not in the guest's memory")
-        ranges.append(make(byte_count, byte_offset, pfns))
-    return ranges, at
-
-
-# -- ring packets
-
-
-class RawPacket(NamedTuple, Generic[R]):
-    """A ring packet taken apart. ``pfns`` of a transfer-page packet's ranges are empty."""
+class Packet(NamedTuple):
+    """A ring packet taken apart. ``payload`` is what follows the descriptor and the ranges, padded to 8 bytes by the ring."""
 
     kind: PacketKind
     flags: int
     transaction_id: int
     payload: bytes
-    ranges: list[R]
-    page_set: int
+    ranges: GpaRanges = GpaRanges()
+    """Their ``pfns`` are empty in a transfer-page packet."""
+    page_set: int = 0
+    """The transfer page set that the ranges of a transfer-page packet lie in."""
+    request_id: int = 0
+    """Names the request's whole journey in traces."""
+
+    @property
+    def completion_requested(self) -> bool:
+        """Whether the guest waits for a completion packet with this transaction id."""
+        return self.flags & COMPLETION_REQUESTED != 0
 
 
 def packet_length(payload: int, between: int = 0) -> int:
@@ -93,60 +59,63 @@ def packet_length(payload: int, between: int = 0) -> int:
     return DESCRIPTOR.size + (between + 7 & ~7) + (payload + 7 & ~7) + FOOTER.size
 
 
-def pack_packet(
-    kind: int, payload: bytes, transaction_id: int, *, flags: int = 0, ranges: list[PageRange] | None = None
-) -> bytes:
-    """Return a packet without its footer, padded to 8 bytes. ``ranges`` go into a GPA-direct packet."""
+def pack_packet(kind: int, payload: bytes, transaction_id: int, *, flags: int = 0, ranges: list[GpaRange] | None = None) -> bytes:
+    """Return a packet without its footer, padded to 8 bytes. ``ranges`` go into a GPA-direct or a transfer-page packet."""
+    if (kind is _COMPLETION or kind is _IN_BAND) and not len(payload) & 7:  # most are, and need no padding
+        return DESCRIPTOR.pack(kind, 2, 2 + (len(payload) >> 3), flags, transaction_id) + payload
     between = b""
-    if kind is _COMPLETION or kind is _IN_BAND:
-        pass  # most, and no ranges between
-    elif kind == PacketKind.GPA_DIRECT:
+    if kind == PacketKind.GPA_DIRECT:
         listed = ranges or []
         between = _GPA_DIRECT.pack(0, len(listed)) + pack_ranges(listed)
     elif kind == PacketKind.TRANSFER_PAGES:
         listed = ranges or []
-        between = _TRANSFER_PAGES.pack(0, 0, len(listed)) + b"".join(_RANGE.pack(one.byte_count, one.byte_offset) for one in listed)
+        between = _TRANSFER_PAGES.pack(0, 0, len(listed)) + b"".join(RANGE.pack(one.byte_count, one.byte_offset) for one in listed)
     offset = DESCRIPTOR.size + len(between)
     length = offset + len(payload) + 7 >> 3
     head = DESCRIPTOR.pack(kind, offset >> 3, length, flags, transaction_id)
     return (head + between + payload).ljust(length << 3, b"\0")
 
 
-def unpack_packet(data: bytes, pages: int, make: type[R]) -> RawPacket[R]:
-    """Take a packet apart that was copied out of a ring (descriptor to padding, no footer), its ranges as ``make``.
+def unpack_packet(data: bytes, pages: int, request_id: int = 0) -> Packet:
+    """Take a packet apart that was copied out of a ring (descriptor to padding, no footer).
 
-    Page numbers must be below ``pages``.
+    Page numbers must be below ``pages``. ``request_id`` is the packet's from now on.
     """
     number, offset8, length8, flags, transaction_id = DESCRIPTOR.unpack_from(data)
     offset = offset8 << 3
     kind = _KINDS.get(number)
-    if kind is None:
+    if kind is None or flags & ~COMPLETION_REQUESTED or not 16 <= offset <= len(data) or length8 << 3 != len(data):
+        _refuse(number, flags, offset, length8 << 3)
+    page_set, ranges = 0, _NO_RANGES
+    if kind is _DIRECT:
+        count = _GPA_DIRECT.unpack_from(data, 16)[1] if offset >= _DIRECT_RANGES else 0
+        if not count:
+            raise WireError("a GPA-direct packet without ranges")
+        ranges, _ = unpack_ranges(data, count, pages, _DIRECT_RANGES, offset)
+    elif kind is PacketKind.TRANSFER_PAGES:
+        page_set, ranges = _transfer_pages(data[16:offset])
+    return _new(Packet, (kind, flags, transaction_id, data[offset:], ranges, page_set, request_id))
+
+
+def _refuse(number: int, flags: int, offset: int, length: int) -> NoReturn:
+    if number not in _KINDS:
         raise WireError(f"a packet of unknown type {number}")
     if flags & ~COMPLETION_REQUESTED:
         raise WireError(f"a packet with unknown flags {flags:#x}")
-    if offset < DESCRIPTOR.size or offset > len(data) or length8 << 3 != len(data):
-        raise WireError(f"a packet of {length8 << 3} bytes whose data begin at {offset}")
-    if kind is _IN_BAND or kind is _COMPLETION:
-        return RawPacket(kind, flags, transaction_id, data[offset:], [], 0)
-    ranges: list[R] = []
-    page_set = 0
-    if kind is PacketKind.GPA_DIRECT:
-        at = DESCRIPTOR.size + _GPA_DIRECT.size
-        count = _GPA_DIRECT.unpack_from(data, DESCRIPTOR.size)[1] if at <= offset else 0
-        if not count:
-            raise WireError("a GPA-direct packet without ranges")
-        ranges, _ = unpack_ranges(data, count, pages, make, at=at, end=offset)
-    else:
-        between = data[DESCRIPTOR.size : offset]
-        if len(between) < _TRANSFER_PAGES.size:
-            raise WireError("a transfer-page packet without its header")
-        page_set, _, count = _TRANSFER_PAGES.unpack_from(between)
-        if _TRANSFER_PAGES.size + count * _RANGE.size > len(between):
-            raise WireError(f"{count} transfer-page ranges do not fit in {len(between)} bytes")
-        pairs = _RANGE.iter_unpack(between[_TRANSFER_PAGES.size : _TRANSFER_PAGES.size + count * _RANGE.size])
-        ranges = [make(byte_count, byte_offset, ()) for byte_count, byte_offset in pairs]
-    return RawPacket(kind, flags, transaction_id, data[offset:], ranges, page_set)
+    raise WireError(f"a packet of {length} bytes whose data begin at {offset}")
+
+
+def _transfer_pages(between: bytes) -> tuple[int, GpaRanges]:
+    if len(between) < _TRANSFER_PAGES.size:
+        raise WireError("a transfer-page packet without its header")
+    page_set, _, count = _TRANSFER_PAGES.unpack_from(between)
+    end = _TRANSFER_PAGES.size + count * RANGE.size
+    if end > len(between):
+        raise WireError(f"{count} transfer-page ranges do not fit in {len(between)} bytes")
+    return page_set, GpaRanges(GpaRange(*pair) for pair in RANGE.iter_unpack(between[_TRANSFER_PAGES.size : end]))
 
 
 _KINDS = {int(kind): kind for kind in PacketKind}
-_IN_BAND, _COMPLETION = PacketKind.IN_BAND, PacketKind.COMPLETION
+_DIRECT, _IN_BAND, _COMPLETION = PacketKind.GPA_DIRECT, PacketKind.IN_BAND, PacketKind.COMPLETION
+_DIRECT_RANGES = DESCRIPTOR.size + _GPA_DIRECT.size
+_NO_RANGES = GpaRanges()

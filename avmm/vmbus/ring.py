@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from avmm.memory import PAGE, GuestMemory
-from avmm.vmbus.packets import DESCRIPTOR, FOOTER
+from avmm.vmbus.packets import DESCRIPTOR, FOOTER, SMALLEST
 
 WRITE_INDEX, READ_INDEX, INTERRUPT_MASK, PENDING_SEND_SIZE, FEATURES = 0, 4, 8, 12, 64
 _WRITE, _READ, _MASK = WRITE_INDEX // 4, READ_INDEX // 4, INTERRUPT_MASK // 4
@@ -53,7 +53,8 @@ class RingMemory:
                 self._runs[-1] = (at, length + PAGE, address)
             else:
                 self._runs.append((i * PAGE, PAGE, pfn * PAGE))
-        self._whole = self._runs[0][2] if len(self._runs) == 1 else None  # where the data are, when in one piece
+        at, length, address = self._runs[0]
+        self._whole = memory.view[address : address + length] if length == self.size else None  # the data, when in one piece
 
     def word(self, offset: int) -> int:
         """Return a word of the control page."""
@@ -73,18 +74,18 @@ class RingMemory:
 
     def read(self, offset: int, length: int) -> bytes:
         """Copy ``length`` bytes of data from ``offset`` on, wrapping."""
-        if self._whole is not None and offset + length <= self.size:
-            at = self._whole + offset
+        end = offset + length
+        if self._whole is not None and end <= self.size:
             self.memory.copied += length
-            return self.memory.view[at : at + length].tobytes()
+            return self._whole[offset:end].tobytes()
         return b"".join([self.memory.read(address, piece) for address, piece in self._pieces(offset, length)])
 
     def write(self, offset: int, data: bytes) -> None:
         """Store data from ``offset`` on, wrapping."""
-        if self._whole is not None and offset + len(data) <= self.size:
-            at = self._whole + offset
+        end = offset + len(data)
+        if self._whole is not None and end <= self.size:
             self.memory.copied += len(data)
-            self.memory.view[at : at + len(data)] = data
+            self._whole[offset:end] = data
             return
         at = 0
         for address, piece in self._pieces(offset, len(data)):
@@ -145,13 +146,19 @@ class Outgoing:
     def write(self, packet: bytes) -> bool | None:
         """Append a packet (a multiple of 8 bytes, without footer). Returns whether to signal; None when there is no room."""
         ring = self.ring
-        before, length = self._write, len(packet) + FOOTER.size
-        if not self.fits(length):
+        before, length = self._write, len(packet) + 8
+        if self._room < length and self.room() < length:
             return None
         ring.write(before, packet + FOOTER.pack(0, before))
         self._room -= length
-        ring.words[_WRITE] = self._write = (before + length) % ring.size
-        return ring.index(READ_INDEX) == before and ring.words[_MASK] == 0
+        words = ring.words
+        words[_WRITE] = self._write = (before + length) % ring.size
+        read = words[_READ]
+        if read == before:
+            return not words[_MASK]
+        if read >= ring.size or read & 7:
+            ring.index(READ_INDEX)  # says what is wrong with it
+        return False
 
     def want_room(self, length: int) -> bool:
         """Ask the consumer to signal when ``length`` bytes are free; 0 takes it back. Returns whether they are free now."""
@@ -180,29 +187,30 @@ class Incoming:
         self._committed = self._read
         self._seen = ring.index(WRITE_INDEX)
 
-    @property
     def empty(self) -> bool:
-        """Whether everything has been taken."""
+        """Look how far the producer has come; whether everything has been taken."""
         self._seen = self.ring.index(WRITE_INDEX)
+        return self._seen == self._read
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything has been taken that was there at the last look."""
         return self._seen == self._read
 
     def take(self) -> bytes | None:
         """Copy the next packet out, descriptor to padding, and go past it; None when there is none."""
-        ring = self.ring
-        if self._seen == self._read:
-            self._seen = ring.index(WRITE_INDEX)
-            if self._seen == self._read:
-                return None
-        available = (self._seen - self._read) % ring.size
-        if available < DESCRIPTOR.size + FOOTER.size:
+        ring, at = self.ring, self._read
+        if self._seen == at and self.empty():
+            return None
+        available = (self._seen - at) % ring.size
+        if available < SMALLEST:
             raise RingError(f"{available} bytes in the ring are no packet")
-        head = ring.read(self._read, available if available < AHEAD else AHEAD)
+        head = ring.read(at, available if available < AHEAD else AHEAD)
         _, offset8, length8, _, _ = DESCRIPTOR.unpack_from(head)
         length = length8 << 3
-        if offset8 < 2 or length8 < offset8 or length + FOOTER.size > available:
+        if offset8 < 2 or length8 < offset8 or length + 8 > available:
             raise RingError(f"a packet of {length} bytes, data at {offset8 * 8}, where {available} bytes are in the ring")
-        at = self._read
-        self._read = (at + length + FOOTER.size) % ring.size
+        self._read = (at + length + 8) % ring.size
         if length <= len(head):
             return head[:length]
         return head + ring.read((at + len(head)) % ring.size, length - len(head))

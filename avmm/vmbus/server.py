@@ -11,16 +11,15 @@ holds reaches the guest through the channel (:attr:`ChannelEnd.is_open` is false
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from avmm.clock import Timer
 from avmm.devices.device import Board
-from avmm.memory import PAGE, GuestMemory, Segment
-from avmm.vmbus.packets import PacketKind as PacketKind  # noqa: PLC0414 - servers take it from here
-from avmm.vmbus.packets import PageRange
+from avmm.memory import GuestMemory
+from avmm.vmbus.packets import Packet, PacketKind
 
 ENUMERATE_INTERFACE = 0x1
 """Offer flag: the guest makes a device of it."""
@@ -41,116 +40,6 @@ class Offer:
     mmio_megabytes: int = 0
     name: str = "channel"
     """For traces and people."""
-
-
-class GpaRange(PageRange):
-    """``byte_count`` bytes of guest memory, beginning ``byte_offset`` bytes into the first of the pages ``pfns``.
-
-    In a transfer-page packet there are no page numbers: the range lies in the buffer that ``Packet.page_set`` names.
-    """
-
-    __slots__ = ()
-
-    def segments(self) -> Iterator[tuple[int, int]]:
-        """Yield (guest-physical address, length) of each contiguous piece, in order."""
-        left, offset = self.byte_count, self.byte_offset
-        address = length = 0
-        for pfn in self.pfns:
-            if left <= 0:
-                break
-            piece = min(left, PAGE - offset)
-            at = pfn * PAGE + offset
-            if length and address + length == at:
-                length += piece
-            else:
-                if length:
-                    yield address, length
-                address, length = at, piece
-            left -= piece
-            offset = 0
-        if length:
-            yield address, length
-
-    def read(self, memory: GuestMemory) -> bytes:
-        """Return the bytes of the range."""
-        return b"".join([memory.read(address, length) for address, length in self.segments()])
-
-    def write(self, memory: GuestMemory, data: bytes | bytearray | memoryview) -> int:
-        """Store ``data`` from the start of the range on, as much as fits; return how many bytes were stored."""
-        view = memoryview(data)
-        done = 0
-        for address, length in self.segments():
-            if done >= len(view):
-                break
-            piece = min(length, len(view) - done)
-            memory.write(address, view[done : done + piece])
-            done += piece
-        return done
-
-
-class GpaRanges(tuple[GpaRange, ...]):
-    """The ranges of one packet, in order; reads and writes go through all of them as if they were one."""
-
-    __slots__ = ()
-
-    @property
-    def byte_count(self) -> int:
-        """The bytes of all ranges together."""
-        if len(self) == 1:
-            return self[0].byte_count
-        return sum(one.byte_count for one in self)
-
-    def segments(self, length: int) -> list[Segment]:
-        """Return (guest-physical address, length) of each contiguous piece of the first ``length`` bytes, in order."""
-        if len(self) == 1:
-            count, offset, pfns = self[0]
-            length = min(length, count)
-            if len(pfns) == 1 or pfns == tuple(range(pfns[0], pfns[0] + len(pfns))):
-                return [(pfns[0] * PAGE + offset, length)]
-            first = PAGE - offset
-            whole, last = divmod(length - first, PAGE)
-            if whole >= 0:
-                scattered = [(pfns[0] * PAGE + offset, first)] + [(pfn * PAGE, PAGE) for pfn in pfns[1 : whole + 1]]
-                return [*scattered, (pfns[whole + 1] * PAGE, last)] if last else scattered
-        segments: list[Segment] = []
-        for one in self:
-            for address, size in one.segments():
-                if length <= 0:
-                    return segments
-                segments.append((address, min(size, length)))
-                length -= size
-        return segments
-
-    def read(self, memory: GuestMemory) -> bytes:
-        """Return the bytes of all ranges."""
-        return b"".join([one.read(memory) for one in self])
-
-    def write(self, memory: GuestMemory, data: bytes | bytearray | memoryview) -> int:
-        """Store ``data``, as much as fits; return how many bytes were stored."""
-        view = memoryview(data)
-        done = 0
-        for one in self:
-            done += one.write(memory, view[done:])
-        return done
-
-
-class Packet(NamedTuple):
-    """One packet from the guest. ``payload`` is what follows the descriptor and the ranges, padded to 8 bytes by the ring."""
-
-    kind: PacketKind
-    flags: int
-    transaction_id: int
-    payload: bytes
-    ranges: GpaRanges = GpaRanges()
-    page_set: int = 0
-    """The transfer page set that the ranges of a transfer-page packet lie in."""
-    request_id: int = 0
-    """Names the request's whole journey in traces; the same as ``avmm.hypervisor.irp.journey`` while it is received."""
-
-    @property
-    def completion_requested(self) -> bool:
-        """Whether the guest waits for a completion packet with this transaction id."""
-        return self.flags & 1 != 0
 
 
 class ChannelEnd(Protocol):

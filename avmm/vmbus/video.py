@@ -20,7 +20,8 @@ from uuid import UUID
 from avmm.devices.device import Board, Device, MemoryRange
 from avmm.memory import PAGE
 from avmm.vmbus import video_wire as wire
-from avmm.vmbus.server import ENUMERATE_INTERFACE, PIPE_MODE, ChannelEnd, Offer, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.server import ENUMERATE_INTERFACE, PIPE_MODE, ChannelEnd, Offer
 from avmm.vmbus.video_wire import Message, PointerPart, Situation
 from avmm.vmbus.wire import WireError
 

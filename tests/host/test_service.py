@@ -14,7 +14,7 @@ import pytest
 from avmm.devices.block import BlockError, BlockFault
 from avmm.devices.device import Device
 from avmm.host import service as service_module
-from avmm.host.requests import Op
+from avmm.host.requests import Op, StorageRequest
 from avmm.host.service import NoSuchDevice, ServiceBusy, ServiceEnded, ServiceOs
 from avmm.host.virtualization_driver import Disk
 from avmm.hypervisor.irp import Irp, IrpKind
@@ -273,17 +273,18 @@ async def test_i9_m2_the_service_owns_the_disks_and_one_id_goes_all_the_way(tmp_
                 await service.open_disk("hd0", image)
             probe = Probe()
             probe.disk = disk
+            seen: list[StorageRequest] = []
+            disk.watch(seen.append)
             service.add(probe)
             await service.submit(irp(probe))
             packet = service.submit(irp(probe, 0x304))
             assert await packet == ord("S")
-            assert disk.last_request is not None
-            assert disk.last_request.id == packet.id
+            assert seen[-1].id == packet.id
             command = service.submit(irp(probe, 0x1F7, IrpKind.PORT_WRITE))
             await command
             assert probe.started is not None
             await probe.started
-            assert (disk.last_request.op, disk.last_request.id) == (Op.FLUSH, command.id)
+            assert (seen[-1].op, seen[-1].id) == (Op.FLUSH, command.id)
             await service.open_disk("hd1", image.with_name("other.img"), size=512)
             await service.close_disk("hd1")
             await service.close_disk("hd1")

@@ -67,10 +67,13 @@ async def test_m1_a_disk_reads_and_writes_through_every_stage(image: Path) -> No
             assert (device.sectors, device.read_only) == (10240, False)
             names = {task.get_name() for task in asyncio.all_tasks()}
             assert names >= {"virtualization:hd0", "class:hd0", "port:hd0", "file:hd0"}
+            seen: list[StorageRequest] = []
+            disk.watch(seen.append)
             assert await device.read(7, 3) == before[7 * SECTOR : 10 * SECTOR]
-            assert disk.last_request is not None
-            assert [name for name, _ in disk.last_request.hops] == ["virtualization:hd0", "class:hd0", "port:hd0", "file:hd0", "done"]
-            times = [ns for _, ns in disk.last_request.hops]
+            hops = seen[0].hops
+            assert hops is not None
+            assert [name for name, _ in hops] == ["virtualization:hd0", "class:hd0", "port:hd0", "file:hd0", "done"]
+            times = [ns for _, ns in hops]
             assert times == sorted(times)
             data = bytearray(b"n" * SECTOR)
             writing = asyncio.ensure_future(device.write(8, data))
@@ -90,15 +93,15 @@ async def test_m1_a_disk_reads_and_writes_through_every_stage(image: Path) -> No
 @pytest.mark.asyncio
 async def test_requests_carry_the_id_of_their_journey(image: Path) -> None:
     async with await Disk.open(image) as disk:
+        seen: list[int] = []
+        disk.watch(lambda request: seen.append(request.id))
         await disk.read(0, 1, id=77)
-        assert disk.last_request is not None
-        assert disk.last_request.id == 77
         token = journey.set(4711)
         await asyncio.create_task(disk.flush())
         journey.reset(token)
-        assert disk.last_request.id == 4711
         await disk.read(0, 1)
-        assert disk.last_request.id not in (0, 77, 4711)
+        assert seen[:2] == [77, 4711]
+        assert seen[2] not in (0, 77, 4711)
 
 
 @pytest.mark.asyncio
@@ -109,21 +112,27 @@ async def test_m1_a_prompt_request_passes_every_stage_in_one_call(image: Path) -
         device: PromptDevice = disk
         buffer = bytearray(3 * SECTOR)
         pieces = [memoryview(buffer)[:100], memoryview(buffer)[100:]]
+        seen: list[StorageRequest] = []
+        disk.watch(seen.append)
         token = journey.set(4711)
         assert device.read_now(7, 3, pieces)
         journey.reset(token)
+        assert device.read_now(7, 3, pieces, id=77)
         assert buffer == before[7 * SECTOR : 10 * SECTOR]
-        assert disk.last_request is not None
-        assert disk.last_request.id == 4711
-        assert [name for name, _ in disk.last_request.hops] == ["virtualization:hd0", "class:hd0", "port:hd0", "file:hd0", "done"]
+        assert [one.id for one in seen] == [4711, 77]
+        assert [name for name, _ in seen[0].hops or ()] == ["virtualization:hd0", "class:hd0", "port:hd0", "file:hd0", "done"]
+        with pytest.raises(BlockError):
+            device.read_now(10239, 3, pieces)
+        assert isinstance(seen[2].error, BlockError)
+        disk.watch(None)
         assert device.write_now(20, 3, pieces)
         assert await disk.read(20, 3) == buffer
-        assert (disk.stats.requests, disk.stats.bytes_read, disk.stats.bytes_written) == (3, 6 * SECTOR, 3 * SECTOR)
+        assert (disk.stats.requests, disk.stats.bytes_read, disk.stats.bytes_written) == (5, 9 * SECTOR, 3 * SECTOR)
         with pytest.raises(BlockError) as caught:
             device.read_now(10239, 3, pieces)
-        assert (caught.value.fault, caught.value.lba, disk.stats.errors) == (BlockFault.RANGE, 10240, 1)
+        assert (caught.value.fault, caught.value.lba, disk.stats.errors) == (BlockFault.RANGE, 10240, 2)
         assert not device.read_now(0, 2 * LARGEST, [memoryview(bytearray(2 * LARGEST * SECTOR))])
-        assert disk.stats.requests == 4, "what was not done is not counted"
+        assert disk.stats.requests == 6, "what was not done is not counted"
     assert not device.read_now(0, 3, pieces), "closed"
 
 
@@ -175,9 +184,10 @@ async def test_range_and_read_only(image: Path, op: str) -> None:
 async def test_large_requests_are_split(image: Path) -> None:
     before = image.read_bytes()
     async with await Disk.open(image) as disk:
+        seen: list[StorageRequest] = []
+        disk.watch(seen.append)
         assert await disk.read(1, 10239) == before[SECTOR:]
-        assert disk.last_request is not None
-        assert [name for name, _ in disk.last_request.hops].count("port:disk") == 5
+        assert [name for name, _ in seen[0].hops or ()].count("port:disk") == 5
         data = random.Random(2).randbytes(3 * LARGEST * SECTOR)
         await disk.write(5, data)
         assert await disk.read(5, 3 * LARGEST) == data

@@ -15,7 +15,8 @@ from avmm.storage import wire
 from avmm.storage.controller import ScsiController
 from avmm.storage.scsi_disk import ScsiDisk
 from avmm.storage.wire import Direction, Operation, ScsiRequest, Version, VstorPacket
-from avmm.vmbus.server import GpaRange, GpaRanges, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.ranges import GpaRange, GpaRanges
 from tests.devices.bench import Bench, MemoryDisk
 
 BUFFER = 0x10000
@@ -128,11 +129,11 @@ class Storvsc(Bench):
     def post(self, cdb: bytes, direction: int = Direction.NONE, length: int = 0, **more: Any) -> int:
         """Put an SRB into the ring; its data buffer is at ``at`` (BUFFER). Returns the transaction id."""
         tid = next(self.ids)
-        at, given = more.pop("at", BUFFER), more.pop("given", length)
+        at, given, id = more.pop("at", BUFFER), more.pop("given", length), more.pop("id", 0)
         request = ScsiRequest(cdb_length=more.pop("cdb_length", len(cdb)), direction=direction, transfer_length=length, cdb=cdb, **more)
         payload = VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(wire.packet_size(self.version))
         kind = PacketKind.GPA_DIRECT if given else PacketKind.IN_BAND
-        self.controller.received(Packet(kind, 1, tid, payload, ranges(at, given)))
+        self.controller.received(Packet(kind, 1, tid, payload, ranges(at, given), request_id=id))
         return tid
 
     def answers(self) -> dict[int, Answer]:

@@ -14,7 +14,9 @@ from avmm.storage import wire
 from avmm.storage.controller import IdeAccelerator, ScsiController
 from avmm.storage.scsi_disk import ScsiDisk
 from avmm.storage.wire import Direction, Operation, ScsiRequest, Version, VstorPacket
-from avmm.vmbus.server import ChannelServer, GpaRange, GpaRanges, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.ranges import GpaRange, GpaRanges
+from avmm.vmbus.server import ChannelServer
 from tests.devices.bench import MemoryDisk
 from tests.storage.guest import BUFFER, INSTANCE, Answer, FakeChannel, Storvsc, ThinDisk, ranges, read_10, write_10
 
@@ -86,6 +88,8 @@ def test_no_more_is_read_than_the_request_moves() -> None:
             return super().read(address, length)
 
     driver.channel.__class__ = type("Spy", (FakeChannel,), {"memory": Watched(driver.memory.view)})
+    driver.controller.opened(driver.channel)
+    driver.initialize()
     request = ScsiRequest(cdb_length=10, direction=Direction.OUT, transfer_length=4096, cdb=write_10(0, 8))
     payload = VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(64)
     huge = GpaRanges([GpaRange(1 << 29, 0x800, (0x30, 0x11, *([0x52] * (1 << 17))))])

@@ -9,10 +9,12 @@ import pytest
 
 from avmm.clock import WallClock
 from avmm.devices.block import SECTOR, BlockError, BlockFault
+from avmm.hypervisor.irp import journey
 from avmm.storage import wire
 from avmm.storage.scsi_disk import ScsiDisk
 from avmm.storage.wire import Direction, Operation, ScsiRequest, VstorPacket
-from avmm.vmbus.server import GpaRange, GpaRanges, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.ranges import GpaRange, GpaRanges
 from tests.devices.bench import MemoryDisk
 from tests.storage.guest import BUFFER, Answer, Storvsc, read_10, write_10
 
@@ -24,6 +26,7 @@ class PromptDisk(MemoryDisk):
         super().__init__(sectors)
         self.ready = True
         self.prompt: list[str] = []
+        self.ids: list[int] = []
 
     def _now(self, op: str, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
         self.prompt.append(op)
@@ -32,14 +35,16 @@ class PromptDisk(MemoryDisk):
             raise BlockError(BlockFault.MEDIUM, lba)
         return self.ready
 
-    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+        self.ids.append(id)
         at = lba * SECTOR
         for piece in pieces:
             piece[:] = self.data[at : at + len(piece)]
             at += len(piece)
         return self._now("read", lba, count, pieces)
 
-    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+        self.ids.append(id)
         if not self._now("write", lba, count, pieces):
             return False
         self.data[lba * SECTOR : (lba + count) * SECTOR] = b"".join(pieces)
@@ -91,6 +96,24 @@ def test_m3_scattered_pages_are_filled_and_written_before_the_guest_runs_on() ->
     assert medium.data[64 * SECTOR : 80 * SECTOR] == expected
     assert medium.prompt == ["read", "write"]
     assert (driver.controller.stats.bytes_read, driver.controller.stats.bytes_written) == (8192, 8192)
+
+
+def test_the_packets_id_goes_along_whether_the_medium_waits_or_not() -> None:
+    driver, medium = guest()
+    driver.post(read_10(0, 1), Direction.IN, SECTOR, id=77)
+    driver.post(write_10(0, 1), Direction.OUT, SECTOR, id=78)
+    assert medium.ids == [77, 78]
+    medium.ready = False
+    started: list[int] = []
+
+    def start(work: Coroutine[Any, Any, Any], *more: object, **how: object) -> None:
+        work.close()
+        started.append(journey.get())
+
+    driver.start = start  # type: ignore[method-assign, assignment]
+    driver.post(read_10(0, 1), Direction.IN, SECTOR, id=79)
+    assert started == [79]
+    assert journey.get() != 79
 
 
 def test_the_processor_hears_of_pages_that_changed() -> None:

@@ -85,7 +85,7 @@ def test_sub_channels_are_not_to_be_had() -> None:
 
 def test_requests_and_resets_come_out() -> None:
     vsp = ready()
-    request = ScsiRequest(0, 1, 2, 10, 20, 1, 512, b"\x28".ljust(20, b"\0"))
+    request = ScsiRequest(target=1, lun=2, cdb_length=10, direction=1, transfer_length=512, cdb=b"\x28".ljust(20, b"\0"))
     action = vsp.receive(VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(64), True)
     assert isinstance(action, Execute)
     assert (action.request.lun, action.request.cdb[0], action.size) == (2, 0x28, 64)

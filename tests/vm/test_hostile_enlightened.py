@@ -25,9 +25,9 @@ from avmm.memory import PAGE
 from avmm.storage import wire as storage
 from avmm.vmbus import video, wire
 from avmm.vmbus.client import GuestChannel, GuestClient
-from avmm.vmbus.packets import PageRange
+from avmm.vmbus.packets import PacketKind
+from avmm.vmbus.ranges import GpaRange
 from avmm.vmbus.ring import READ_INDEX, WRITE_INDEX, RingError
-from avmm.vmbus.server import PacketKind
 from guests.filearea import read_area
 
 pytestmark = pytest.mark.asyncio
@@ -90,7 +90,7 @@ class Guest:
         body = struct.pack("<HBBBBBBBBBBI", 52, 0, 0, 0, 0, 0, field["lun"] & 0xFF, field["cdb_length"] & 0xFF, 20, field["direction"] & 0xFF, 0,
                            field["length"] & 0xFFFFFFFF) + cdb + bytes(16)  # fmt: skip
         packet = struct.pack("<III", 3, 1, 0) + body
-        ranges = [PageRange(PAGE * len(pages), 0, pages)]
+        ranges = [GpaRange(PAGE * len(pages), 0, pages)]
         return channel.send(packet, number, kind=PacketKind.GPA_DIRECT, ranges=ranges)
 
 

@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 import avmm
-from avmm.vmbus.server import ChannelEnd, Offer, Packet
+from avmm.vmbus.packets import Packet
+from avmm.vmbus.server import ChannelEnd, Offer
 from tests.vm.linux import BOOT, Boot, Shell, trouble
 
 pytestmark = [pytest.mark.linux, pytest.mark.guests]

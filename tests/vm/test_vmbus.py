@@ -11,7 +11,8 @@ import pytest
 import avmm
 from avmm.cpu.script import ScriptCpu
 from avmm.vmbus.client import GuestChannel, GuestClient
-from avmm.vmbus.server import ChannelEnd, Offer, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.server import ChannelEnd, Offer
 
 VECTOR = 0xF3
 

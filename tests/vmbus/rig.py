@@ -6,7 +6,8 @@ from uuid import UUID
 
 from avmm.vmbus.bus import VmBus
 from avmm.vmbus.client import GuestClient
-from avmm.vmbus.server import ChannelEnd, Offer, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.server import ChannelEnd, Offer
 from tests.hypervisor.hyperv.rig import Rig
 
 INTERFACE = UUID("11111111-2222-3333-4444-555555555555")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmm.vmbus import gpadl, packets, wire
+from avmm.vmbus import gpadl, wire
 from avmm.vmbus.connection import ChannelState, Close, Connection, Dropped, Open, Retarget, Send
-from avmm.vmbus.packets import PageRange
+from avmm.vmbus.ranges import GpaRange, pack_ranges
 from avmm.vmbus.server import Offer
 from avmm.vmbus.wire import FAILED, SUCCESS, Message, Version
 from tests.vmbus.rig import INTERFACE, instance
@@ -52,7 +52,7 @@ class Wire:
         return sent
 
     def gpadl(self, channel: int = 1, number: int = 7, pfns: tuple[int, ...] = (1, 2, 3, 4)) -> list[Message]:
-        data = packets.pack_ranges([PageRange(4096 * len(pfns), 0, pfns)])
+        data = pack_ranges([GpaRange(4096 * len(pfns), 0, pfns)])
         answers = self.say(wire.GpadlHeader(channel, number, len(data), 1, data[:220]))
         for at in range(220, len(data), 224):
             answers += self.say(wire.GpadlBody(0, number, data[at : at + 224]))
@@ -168,14 +168,14 @@ def test_a_guest_that_polls_may_open() -> None:
 
 def test_a_ring_must_be_whole_pages() -> None:
     line = Wire(1)
-    data = packets.pack_ranges([PageRange(4096 * 4 - 8, 8, (1, 2, 3, 4))])
+    data = pack_ranges([GpaRange(4096 * 4 - 8, 8, (1, 2, 3, 4))])
     assert line.say(wire.GpadlHeader(1, 7, len(data), 1, data)) == [wire.GpadlCreated(1, 7, SUCCESS)]
     assert line.open() == [wire.OpenChannelResult(1, 1, FAILED)]
 
 
 def test_the_storvsc_default_ring_in_three_messages() -> None:
     line = Wire(1)
-    data = packets.pack_ranges([PageRange(64 * 4096, 0, tuple(range(64)))])
+    data = pack_ranges([GpaRange(64 * 4096, 0, tuple(range(64)))])
     assert len(data) == 520
     assert line.say(wire.GpadlHeader(1, 0xE1E10, 520, 1, data[:216])) == []
     assert line.say(wire.GpadlBody(1, 0xE1E10, data[216:440])) == []
@@ -194,7 +194,7 @@ def test_torn_and_huge_gpadls() -> None:
     line = Wire(1, 2)
     assert line.gpadl() == [wire.GpadlCreated(1, 7, SUCCESS)]
     assert line.gpadl() == [wire.GpadlCreated(1, 7, FAILED)]  # exists already
-    head = packets.pack_ranges([PageRange(8192, 0, (1, 2))])
+    head = pack_ranges([GpaRange(8192, 0, (1, 2))])
     assert line.say(wire.GpadlHeader(1, 8, 24, 1, head[:16])) == []
     assert line.say(wire.GpadlHeader(2, 8, 24, 1, head)) == [wire.GpadlCreated(2, 8, FAILED)]  # which would the bodies be for?
     assert line.say(wire.GpadlBody(1, 9, b"12345678")) == []
@@ -202,9 +202,9 @@ def test_torn_and_huge_gpadls() -> None:
     assert line.say(wire.GpadlBody(1, 8, head[16:] + bytes(8))) == [wire.GpadlCreated(1, 8, FAILED)]  # too much
     assert line.say(wire.GpadlBody(1, 8, head[16:])) == []
     for size, count, data, number in (
-        (24, 2, head, 10), (24, 1, packets.pack_ranges([PageRange(4096 * 9, 0, (1, 2))]), 11), (0, 1, b"", 12), (24, 0, head, 13),
-        (24, 1, packets.pack_ranges([PageRange(8192, 0, (1, PAGES))]), 14),
-        (24, 1, packets.pack_ranges([PageRange(100, 0, (1,))]) + bytes(8), 15),
+        (24, 2, head, 10), (24, 1, pack_ranges([GpaRange(4096 * 9, 0, (1, 2))]), 11), (0, 1, b"", 12), (24, 0, head, 13),
+        (24, 1, pack_ranges([GpaRange(8192, 0, (1, PAGES))]), 14),
+        (24, 1, pack_ranges([GpaRange(100, 0, (1,))]) + bytes(8), 15),
         (24, 1, bytes(24), 16), (20, 1, head, 17),
     ):  # fmt: skip
         assert line.say(wire.GpadlHeader(1, number, size, count, data)) == [wire.GpadlCreated(1, number, FAILED)], number
@@ -217,7 +217,7 @@ def test_gpadls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Wire(1)
     answers = [line.gpadl(number=n)[0] for n in range(4)]
     assert [one.status for one in answers if isinstance(one, wire.GpadlCreated)] == [SUCCESS, SUCCESS, FAILED, FAILED]
-    data = packets.pack_ranges([PageRange(4096 * 40, 0, tuple(range(40)))])
+    data = pack_ranges([GpaRange(4096 * 40, 0, tuple(range(40)))])
     for number in range(10, 20):  # never finished
         line.say(wire.GpadlHeader(1, number, len(data), 1, data[:100]))
     assert "more than 5 GPADLs" in line.dropped[-1]

@@ -13,9 +13,9 @@ from avmm.hypervisor.hyperv import registers as reg
 from avmm.hypervisor.hyperv.hypercall import Status
 from avmm.vmbus import wire
 from avmm.vmbus.client import GuestChannel
-from avmm.vmbus.packets import PageRange
+from avmm.vmbus.packets import PacketKind
+from avmm.vmbus.ranges import GpaRange
 from avmm.vmbus.ring import READ_INDEX, WRITE_INDEX
-from avmm.vmbus.server import PacketKind
 from tests.vmbus.rig import BusRig, Recorder
 
 
@@ -166,7 +166,7 @@ def test_close_in_mid_io() -> None:
     rig = BusRig(server := Recorder(echo=False))
     channel = rig.connect().open(1)
     page = rig.client.allocate(1)[0]
-    channel.send(b"", 1, kind=PacketKind.GPA_DIRECT, ranges=[PageRange(4096, 0, (page,))])
+    channel.send(b"", 1, kind=PacketKind.GPA_DIRECT, ranges=[GpaRange(4096, 0, (page,))])
     rig.settle()
     end = server.channel
     assert end is not None

@@ -6,7 +6,8 @@ from uuid import UUID
 import pytest
 
 from avmm.vmbus.keyboard import QUEUE, SyntheticKeyboard, keystrokes
-from avmm.vmbus.server import ChannelServer, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.server import ChannelServer
 from tests.devices.bench import Bench
 from tests.storage.guest import FakeChannel
 

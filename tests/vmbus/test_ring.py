@@ -57,7 +57,7 @@ def test_what_goes_in_comes_out(seed: int, largest: int) -> None:
             incoming.commit()
     while expected:
         assert incoming.take() == expected.pop(0)
-    assert incoming.empty
+    assert incoming.empty()
 
 
 def test_full_is_eight_bytes_short() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from avmm.memory import PAGE
 from avmm.vmbus import video_wire as wire
-from avmm.vmbus.server import ChannelServer, Packet, PacketKind
+from avmm.vmbus.packets import Packet, PacketKind
+from avmm.vmbus.server import ChannelServer
 from avmm.vmbus.video import SIZE, WAITING, SyntheticVideo
 from avmm.vmbus.video_wire import Message, Situation
 from avmm.vmbus.wire import WireError
