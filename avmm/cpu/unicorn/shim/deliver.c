@@ -195,7 +195,8 @@ static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
         v->left += v->quantum;
         v->end += v->quantum;
     }
-    if (__builtin_expect(address == v->last_block && size <= LONGEST_STRING && !v->debug.active, 0)) string_bulk(v, address, size);
+    if (__builtin_expect(address == v->last_block && size <= LONGEST_STRING && address != v->no_string && !v->debug.active, 0))
+        string_bulk(v, address, size);
     v->last_block = address;
     v->left -= size;
     v->blocks++;

@@ -101,8 +101,7 @@ static uint64_t move_some(Vcpu *v, const String *s, uint64_t most) {
 /* The block at `linear` was executed just before as well. */
 void string_bulk(Vcpu *v, uint64_t linear, unsigned length) {
     String s;
-    if (!v->tlb || v->no_string == linear) return;
-    if (ENV32(v, DF) != 1 || !decode(v, linear, length, &s)) {
+    if (!v->tlb || ENV32(v, DF) != 1 || !decode(v, linear, length, &s)) {
         v->no_string = linear; /* some other short loop: do not look at it every time */
         return;
     }
