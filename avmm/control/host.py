@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Self
 
 from avmm.control.assemble import assemble
 from avmm.control.config import THREADS, ConfigError, VmConfig
 from avmm.control.snapshot import Snapshot, clone_name, put
+from avmm.control.switching import frequent_switches
 from avmm.control.vm import Vm
 from avmm.cpu.script import Guest
 from avmm.host.service import ServiceOs
 from avmm.host.structure import HostOs
 from avmm.hypervisor.rounds import Rounds
 from avmm.hypervisor.schedule import Schedule
-
-SWITCH_INTERVAL = 0.0002
-"""Seconds after which a thread that waits for the interpreter asks for it. Python's own 5 ms is longer than a guest's slice: uvloop lets
-go of the interpreter for an instant between two slices, which starts the wait anew, and beside a busy guest no file is ever closed."""
 
 
 class Host:
@@ -35,12 +31,13 @@ class Host:
         self.threads = threads
         """On how many of the host's processors the guests of different machines run at once (docs/control.md)."""
         self.schedule = Schedule(turns=threads)
-        self.rounds = Rounds(threads, lambda: len(self.schedule.holders)) if threads > 1 else None
+        self.rounds = Rounds(self.schedule) if threads > 1 else None
         self.vms: dict[str, Vm] = {}
+        self._switching = frequent_switches()
 
     async def __aenter__(self) -> Self:
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
         await self.service.__aenter__()
+        self._switching.__enter__()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -48,7 +45,10 @@ class Host:
             for vm in list(self.vms.values()):
                 await vm.shutdown()
         finally:
-            await self.service.__aexit__(kind, error, trace)
+            try:
+                await self.service.__aexit__(kind, error, trace)
+            finally:
+                self._switching.__exit__(None, None, None)
 
     async def create_vm(self, config: VmConfig | None = None, guest: Guest | None = None) -> Vm:
         """Make a machine, switched off. Raises ConfigError or ImageError with one sentence when it cannot be made.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import sys
 import threading
 from dataclasses import dataclass
 from mmap import mmap
@@ -40,6 +41,7 @@ async def scene(folder: Path, threads: int) -> list[tuple[object, ...]]:
         seen.append((vm.name, partition.processor.units, partition.clock.now(), partition.injected, partition.irps, screen))
 
     async def shell(vm: Vm) -> None:
+        await vm.start()
         await vm.screen.wait_for("ok>")
         for command in ("dir", "copy readme copied", "type copied", "dir"):
             await vm.keyboard.type(command + "\n")
@@ -55,6 +57,7 @@ async def scene(folder: Path, threads: int) -> list[tuple[object, ...]]:
         await cpu.hlt()
 
     async def timed(vm: Vm) -> None:
+        await vm.start()
         for _ in range(3):
             await vm.sleep(0.05)
             note(vm)
@@ -65,8 +68,6 @@ async def scene(folder: Path, threads: int) -> list[tuple[object, ...]]:
         guests = [VmConfig(name=f"guest{n}", memory="16M", disks=[Disk(avmm_guests.image(), "overlay")]) for n in range(2)]
         shells = [await host.create_vm(config) for config in guests]
         others = [await host.create_vm(machine(folder, "busy", BUSY)), await host.create_vm(VmConfig(name="polling", memory="2M"), polling)]
-        for vm in (*shells, *others):
-            await vm.start()
         await asyncio.gather(*map(shell, shells), *map(timed, others))
         if host.rounds is not None:
             assert host.rounds.parallel > 5
@@ -262,14 +263,40 @@ async def test_engines_come_and_go_while_others_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_machine_is_shut_down_beside_a_busy_one(tmp_path: Path) -> None:
-    """Its files are closed by threads, which need the interpreter that a guest in real time never leaves alone for long."""
-    image = tmp_path / "busy.img"
-    image.write_bytes(bytes.fromhex("40 4b eb fc").ljust(510, b"\0") + b"\x55\xaa" + bytes(512 * 199))
+async def test_threads_get_the_interpreter_beside_a_busy_guest(tmp_path: Path) -> None:
+    """Files are opened and closed by threads, and a guest in real time never leaves the interpreter alone for long."""
     async with asyncio.timeout(60), Host() as host:
-        for name in ("first", "second"):
-            config = VmConfig(name=name, memory="2M", floppies=[Disk(image, "ro")], clock="real")
-            await (await host.create_vm(config)).start()
-        first, second = host.vms.values()
-        await first.shutdown()
-        assert second.state is RunState.RUNNING
+        busy = await host.create_vm(machine(tmp_path, "busy", BUSY, clock="real"))
+        await busy.start()
+        vcpu = busy.partition.vcpu
+        begun = vcpu.slices
+        for _ in range(20):
+            await asyncio.to_thread(sum, range(1000))
+        assert vcpu.slices - begun < 20 * 20  # with Python's own interval it is hundreds for each
+        await (await host.create_vm(machine(tmp_path, "other"))).shutdown()
+        assert busy.state is RunState.RUNNING
+
+
+@pytest.mark.asyncio
+async def test_the_switch_interval_is_put_back() -> None:
+    """It is the process's: hosts overlap in any order, and what somebody else sets meanwhile stays."""
+    before = sys.getswitchinterval()
+    first, second = Host(), Host()
+    try:
+        sys.setswitchinterval(0.003)
+        theirs = sys.getswitchinterval()
+        await first.__aenter__()
+        shortened = sys.getswitchinterval()
+        assert shortened < theirs
+        await second.__aenter__()
+        await first.__aexit__(None, None, None)
+        assert sys.getswitchinterval() == shortened
+        await second.__aexit__(None, None, None)
+        assert sys.getswitchinterval() == theirs
+        async with Host():
+            sys.setswitchinterval(0.001)
+        assert sys.getswitchinterval() == pytest.approx(0.001)
+        async with Host():
+            assert sys.getswitchinterval() == shortened
+    finally:
+        sys.setswitchinterval(before)
