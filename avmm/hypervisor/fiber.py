@@ -8,6 +8,7 @@ The invariant: either the function runs or its task does, never both.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -20,8 +21,14 @@ class Fiber(Protocol):
     async def run(self) -> None:
         """Run the function to its end; what it raises comes out here. Cancelled, it is raised where the function waits."""
 
-    def wait(self, awaitable: Awaitable[Any]) -> Any:
-        """Return the awaitable's result, or raise what it raised. Only from within the function: see :attr:`inside`."""
+    def wait(self, awaitable: Awaitable[Any], *, midway: bool = False) -> Any:
+        """Return the awaitable's result, or raise what it raised. Only from within the function: see :attr:`inside`.
+
+        ``midway``: in the middle of a slice, which is to go on soon.
+        """
+
+    def turn(self) -> None:
+        """Let the event loop have a turn. Only from within the function."""
 
     @property
     def inside(self) -> bool:
@@ -53,10 +60,14 @@ class GreenletFiber:
         finally:
             self._parent = None
 
-    def wait(self, awaitable: Awaitable[Any]) -> Any:
+    def wait(self, awaitable: Awaitable[Any], *, midway: bool = False) -> Any:
         """Hand the awaitable to the task; see ``Fiber.wait``."""
         assert self._parent is not None
         return self._parent.switch(awaitable)
+
+    def turn(self) -> None:
+        """Let the event loop have a turn; see ``Fiber.turn``."""
+        self.wait(asyncio.sleep(0))
 
     @property
     def inside(self) -> bool:

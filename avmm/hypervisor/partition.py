@@ -374,13 +374,13 @@ class Partition:
         if self.wanted_reset is not None:
             self._do_reset()
         while (self._want_pause or self._holds) and self._want_off is None:
-            self.vcpu.wait(self._stand_still())
+            self.vcpu.stand(self._stand_still())
 
     def _debug_stop(self) -> None:
         """The debug unit has stopped the processor, between two instructions but not two slices: stand still as after :meth:`pause`."""
         self._want_pause = self.debug_stop = True
         while (self._want_pause or self._holds) and self._want_off is None and self.failure is None:
-            self.vcpu.wait(self._stand_still())
+            self.vcpu.stand(self._stand_still())
         self.debug_stop = False
         if self._want_off is not None or self.failure is not None:
             self._boundary()  # raises Stop

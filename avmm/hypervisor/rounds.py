@@ -9,9 +9,11 @@ The rule, for everybody: **what belongs to a machine (its devices, memory, proce
 between rounds, and by the machine's own thread with the house lock within one; what belongs to no machine (VM-H, asyncio's futures
 and queues, the schedule) by whoever runs Python.** Nothing else needs a lock, a thread-safe queue or ``call_soon_threadsafe``.
 
-Rounds begin and end at the same places as slices in one thread do: in virtual time a machine computes the same.
+Rounds begin and end where slices in one thread do, and in virtual time a machine computes the same. To wake the threads and to
+stop them costs a fifth of a slice: a round of machines that want nothing but to go on has several slices of each, unless somebody
+is known to need the event loop (:meth:`Schedule.quiet`), and ends with the slices during which the first of them stops.
 
-The invariant: outside of a round every thread waits in :meth:`ThreadFiber.wait`, or has ended.
+The invariant: outside of a round every thread waits in :meth:`ThreadFiber.wait` or :meth:`ThreadFiber.turn`, or has ended.
 """
 
 from __future__ import annotations
@@ -24,25 +26,36 @@ from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
 from typing import Any
 
+from avmm.hypervisor.schedule import Schedule
+
+SLICES = 4
+"""Slices that a machine may have in one round."""
+TURNS, BUSY_TURNS = 2, 12
+"""Turns of the event loop between two rounds, at least; and while it has something to do for a guest: a packet's way to VM-H and back."""
+ALONE = 8
+"""Rounds that machines in the middle of a slice may have for themselves between two rounds of all."""
 PATIENCE = 4
 """Turns of the event loop for which a round waits for machines that have a turn and are on their way to it."""
 
 
 class Rounds:
-    """The rounds of one event loop; at most ``threads`` machines run at once, and ``expected()`` says how many a round should have."""
+    """The rounds of one event loop: as many machines run at once as the schedule has turns."""
 
-    def __init__(self, threads: int, expected: Callable[[], int]) -> None:
-        self.threads = threads
+    def __init__(self, schedule: Schedule) -> None:
         self.house = threading.Lock()
         self.rounds = 0
         """How often the event loop stood still for guests."""
         self.parallel = 0
         """In how many of them more than one machine ran."""
-        self._expected = expected
+        self._schedule = schedule
         self._members: list[ThreadFiber] = []
-        self._patience: asyncio.Handle | None = None
-        self._stops = self._seen = 0  # of threads
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._next: asyncio.Handle | None = None
+        self._waiting: deque[ThreadFiber] = deque()
+        self._running: set[ThreadFiber] = set()
+        self._alone = 0
+        self._ends = False
+        self._quiet = 0  # host time until which nobody needs the event loop
+        self._over: SimpleQueue[None] = SimpleQueue()
 
     def fiber(self, function: Callable[[], None], name: str) -> ThreadFiber:
         """Return a fiber for ``function`` that takes part in the rounds."""
@@ -50,51 +63,76 @@ class Rounds:
 
     def enter(self, fiber: ThreadFiber, loop: asyncio.AbstractEventLoop) -> None:
         """Let a fiber take part in the next round, which may be over when this returns."""
-        self._members.append(fiber)
-        if len(self._members) >= self._expected():
-            self._round()
-        elif self._patience is None:
-            self._patience = loop.call_soon(self._wait, loop, PATIENCE)
-
-    def leave(self) -> None:
-        """A fiber's thread, which has the house lock, has come to where it waits, or to its end."""
-        self._stops += 1
-        self.house.release()
-        self._wake.put(None)
-
-    def _wait(self, loop: asyncio.AbstractEventLoop, patience: int) -> None:
-        if patience:
-            self._patience = loop.call_soon(self._wait, loop, patience - 1)
+        if fiber.midway and self._alone < ALONE:
+            self._alone += 1
+            self._round([fiber], loop, short=True)  # the event loop may not have had a turn since the last one
+            return
+        self._members.insert(0, fiber)  # whoever has just woken goes first
+        if self._next is not None:
+            return
+        if len(self._members) >= len(self._schedule.holders) and not fiber.midway:
+            self._all(loop, short=True)
         else:
-            self._round()
+            self._next = loop.call_soon(self._wait, loop, TURNS)
 
-    def _round(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-        members, self._members = self._members, []
+    def leave(self, fiber: ThreadFiber) -> None:
+        """A fiber's thread, which has the house lock, has come to where it waits, or to its end."""
+        self._ends = True
+        self._running.discard(fiber)
+        if self._waiting:
+            following = self._waiting.popleft()
+            self._running.add(following)
+            following.go()
+        over = not self._running
+        self.house.release()
+        if over:
+            self._over.put(None)
+
+    def goes_on(self, slices: int) -> bool:
+        """Whether a fiber that had so many slices in this round, and has the house lock, may have another one at once."""
+        schedule = self._schedule
+        return not self._ends and slices < SLICES and not schedule.outside and schedule.now() < self._quiet
+
+    def _wait(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+        """Begin the round, if the event loop had enough turns for its own work, and for the machines that are on their way to it."""
+        self._next = None
+        coming = len(self._members) < len(self._schedule.holders)
+        if turns < (BUSY_TURNS if self._schedule.outside else PATIENCE if coming else TURNS):
+            self._next = loop.call_soon(self._wait, loop, turns + 1)
+        elif self._members:
+            self._all(loop, short=len(self._members) > self._schedule.turns)
+
+    def _all(self, loop: asyncio.AbstractEventLoop, short: bool) -> None:
+        members, self._members, self._alone = self._members, [], 0
+        self._round(members, loop, short)
+
+    def _round(self, members: list[ThreadFiber], loop: asyncio.AbstractEventLoop, short: bool) -> None:
         self.rounds += 1
         self.parallel += len(members) > 1
-        interrupt: BaseException | None = None
-        waiting, running = deque(members), 0
-        while waiting or running:
-            while waiting and running < self.threads:
-                waiting.popleft().go()
-                running += 1
-            interrupt = self._one_stops() or interrupt
-            running -= 1
+        schedule = self._schedule
+        self._ends, self._quiet = short, schedule.quiet()
+        at_once = members[: schedule.turns]
+        self._waiting.extend(members[schedule.turns :])
+        self._running.update(at_once)
+        for fiber in at_once:
+            fiber.go()
+        interrupt = self._until_over()
         for fiber in members:
-            fiber.round_over()
+            if fiber.turned and interrupt is None:
+                self._members.append(fiber)
+            else:
+                fiber.round_over()
+        if self._members and self._next is None:
+            self._next = loop.call_soon(self._wait, loop, 1)
         if interrupt is not None:
             raise interrupt
 
-    def _one_stops(self) -> BaseException | None:
-        """Wait until a thread has stopped. Returns what came meanwhile, such as Ctrl-C: the threads still run."""
+    def _until_over(self) -> BaseException | None:
+        """Wait until all threads have stopped. Returns what came meanwhile, such as Ctrl-C: the threads still run."""
         interrupt: BaseException | None = None
-        self._seen += 1
-        while self._stops < self._seen:  # what comes out of the queue may be lost to an interrupt
+        while self._running:  # what comes out of the queue may be lost to an interrupt
             try:
-                self._wake.get()
+                self._over.get()
             except BaseException as error:
                 interrupt = error
         return interrupt
@@ -110,7 +148,10 @@ class ThreadFiber:
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
         self._turn.acquire()
-        self._in_round = False
+        self._in_round = self._turned = self._cancelled = False
+        self._slices = 0  # of this round
+        self.midway = False
+        """Whether it waits in the middle of a slice."""
         self._over: asyncio.Future[None] | None = None
         self._awaitable: Awaitable[Any] | None = None
         self._result: Any = None
@@ -143,8 +184,7 @@ class ThreadFiber:
     async def _go(self, result: Any, error: BaseException | None) -> None:
         """Let the thread go on in the next round. Cancelled meanwhile, the task is once more, when the thread waits again."""
         self._result, self._error, self._awaitable = result, error, None
-        task, cancelled = asyncio.current_task(), False
-        loop = asyncio.get_running_loop()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
         self._in_round = True
         self._rounds.enter(self, loop)
         while self._in_round:
@@ -152,9 +192,10 @@ class ThreadFiber:
             try:
                 await self._over
             except asyncio.CancelledError:
-                cancelled = True
+                self._cancelled = True
                 if task is not None:
                     task.uncancel()
+        cancelled, self._cancelled = self._cancelled, False
         if cancelled and task is not None:
             task.cancel()
 
@@ -162,9 +203,16 @@ class ThreadFiber:
         """Let the thread run."""
         self._turn.release()
 
+    @property
+    def turned(self) -> bool:
+        """Whether the thread, which waits again, wants nothing but the next round."""
+        return self._turned and not self._cancelled
+
     def round_over(self) -> None:
-        """The round has ended: the thread waits again, or has ended."""
+        """The round has ended: the thread waits for something, or has ended."""
         self._in_round = False
+        if self._turned:
+            self._awaitable = asyncio.sleep(0)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
@@ -179,17 +227,27 @@ class ThreadFiber:
             self._error = error
         finally:
             asyncio._set_running_loop(None)
-            self._rounds.leave()
+            self._rounds.leave(self)
 
-    def wait(self, awaitable: Awaitable[Any]) -> Any:
+    def wait(self, awaitable: Awaitable[Any], *, midway: bool = False) -> Any:
         """Hand the awaitable to the task; see ``Fiber.wait``."""
-        self._awaitable = awaitable
-        self._rounds.leave()
+        self._awaitable, self.midway = awaitable, midway
+        self._rounds.leave(self)
         return self._resumed()
+
+    def turn(self) -> None:
+        """Let the event loop have a turn when the round is over, of which the task need not know; see ``Fiber.turn``."""
+        self._slices += 1
+        if self._rounds.goes_on(self._slices):
+            return
+        self._turned = True
+        self._rounds.leave(self)
+        self._resumed()
 
     def _resumed(self) -> Any:
         self._turn.acquire()
         self._rounds.house.acquire()
+        self._turned, self._slices, self.midway = False, 0, False
         (result, self._result), (error, self._error) = (self._result, None), (self._error, None)
         if error is not None:
             raise error

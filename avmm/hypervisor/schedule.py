@@ -30,6 +30,7 @@ LAG = 5 * MILLISECOND
 BURST = 10 * MILLISECOND
 """Host time that a capped machine may use in one go after it was idle, ns."""
 LONGEST_REST = 500 * MILLISECOND
+NEVER = 1 << 63
 
 
 class Schedule:
@@ -44,6 +45,8 @@ class Schedule:
         """Who has a turn."""
         self.front = 0.0
         """How far the machine that went on last had come, in virtual time."""
+        self.outside = 0
+        """For how much that guests wait for the event loop has something to do: packets and other work on its way."""
         self._ready: list[tuple[float, int, Share]] = []
         self._serials = 0
 
@@ -57,6 +60,10 @@ class Schedule:
     def waiting(self) -> int:
         """How many machines wait for their turn."""
         return len(self._ready)
+
+    def quiet(self) -> int:
+        """Return until when, in host time, no halted machine goes on by itself."""
+        return min((share.alarm for share in self.shares if share.alarm is not None), default=NEVER)
 
     def _first(self) -> Share | None:
         """Return who would be next, without those that have gone."""
@@ -110,7 +117,9 @@ class Share:
         """How often it had to let others go first."""
         self.rests = 0
         """How often the cap sent it to sleep."""
-        self._schedule = schedule
+        self.alarm: int | None = None
+        """When, in host time, the halted machine goes on; None when it does not halt, or waits for something else."""
+        self.schedule = schedule
         self._turn: asyncio.Future[None] | None = None
         self._debt = 0.0
         self._debt_at = schedule.now()
@@ -120,14 +129,14 @@ class Share:
         self.work += work
         self.virtual += work * WEIGHT / self.weight
         if self.cap is not None:
-            now = self._schedule.now()
+            now = self.schedule.now()
             # What was used up to now has been paid back in part by the time that passed since the last slice.
             self._debt = max(0.0, self._debt - (now - host_ns - self._debt_at)) + host_ns / self.cap - host_ns
             self._debt_at = now
 
-    def next(self) -> Awaitable[None]:
-        """The slice is over and another is wanted: await the result for it."""
-        schedule = self._schedule
+    def next(self) -> Awaitable[None] | None:
+        """The slice is over and another is wanted. None: after a turn of the event loop; otherwise await the result first."""
+        schedule = self.schedule
         rest = self._rest()
         if rest:
             self.rests += 1
@@ -137,7 +146,7 @@ class Share:
         first = schedule._first()
         if (first is None or self.virtual <= first.virtual) and schedule._take(self):
             schedule.front = max(schedule.front, self.virtual)
-            return asyncio.sleep(0)
+            return None
         self.waits += 1
         turn = schedule._queue(self)
         if self in schedule.holders or len(schedule.holders) < schedule.turns:
@@ -146,7 +155,7 @@ class Share:
 
     def wake(self) -> Awaitable[None] | None:
         """The machine starts, or was halted and goes on. None: at once; otherwise await the result first."""
-        schedule = self._schedule
+        schedule = self.schedule
         self._catch_up()
         if schedule._take(self):
             return None
@@ -156,31 +165,31 @@ class Share:
         return schedule._queue(self)
 
     def _catch_up(self) -> None:
-        self.virtual = max(self.virtual, self._schedule.front - LAG)
+        self.virtual = max(self.virtual, self.schedule.front - LAG)
 
     def leave(self) -> None:
         """The machine halts, or waits for something else than its turn: let others go on."""
-        if self in self._schedule.holders:
-            self._schedule._give_back(self)
+        if self in self.schedule.holders:
+            self.schedule._give_back(self)
 
     def open(self) -> None:
         """The machine starts, perhaps again."""
-        if self not in self._schedule.shares:
-            self._schedule.shares.append(self)
+        if self not in self.schedule.shares:
+            self.schedule.shares.append(self)
 
     def close(self) -> None:
         """The machine has ended."""
         if self._turn is not None:
             self._turn.cancel()
-        if self in self._schedule.shares:
-            self._schedule.shares.remove(self)
+        if self in self.schedule.shares:
+            self.schedule.shares.remove(self)
         self.leave()
 
     def _rest(self) -> int:
         """Return for how many ns the cap wants the machine to sleep."""
         if self.cap is None:
             return 0
-        owed = self._debt - (self._schedule.now() - self._debt_at) - BURST * (1 / self.cap - 1)
+        owed = self._debt - (self.schedule.now() - self._debt_at) - BURST * (1 / self.cap - 1)
         return min(LONGEST_REST, int(owed)) if owed > 0 else 0
 
 

@@ -92,6 +92,7 @@ class Vcpu:
         self._busy = False
         self._restarted = self._halting = False
         self._slept_units = self._charged_units = 0
+        self._away_ns = 0  # host time that slices waited in their midst
         clock.on_earlier = self._earlier
 
     # -- what others do to it
@@ -113,6 +114,7 @@ class Vcpu:
         self._woken = True
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
+            self._outside(1)  # it is on its way
 
     def yield_soon(self) -> None:
         """Let the event loop have its turn before the next slice."""
@@ -122,6 +124,8 @@ class Vcpu:
         """Whether work that the guest started is under way in the event loop, which then gets its turn soon and more often."""
         if busy and not self._busy:
             self.processor.kick()
+        if busy != self._busy:
+            self._outside(1 if busy else -1)
         self._busy = busy
 
     def restarted(self) -> None:
@@ -151,15 +155,43 @@ class Vcpu:
         fiber = self._fiber
         if fiber is None or not fiber.inside:
             raise RuntimeError("only a running vCPU can wait")
+        away = self._away_ns
+        self._outside(1)
+        try:
+            return self._away(awaitable, midway=True)
+        finally:
+            self._outside(-1)
+            self.outside_ns += self._away_ns - away
+
+    def stand(self, awaitable: Awaitable[Any]) -> Any:
+        """The same at a boundary, or where a debugger stopped it: the event loop is not in a hurry with what it waits for."""
+        return self._away(awaitable, midway=False)
+
+    def _away(self, awaitable: Awaitable[Any], *, midway: bool) -> Any:
+        assert self._fiber is not None
         begin = time.monotonic_ns()
         self._leave()
-        result = fiber.wait(awaitable)
-        self.outside_ns += time.monotonic_ns() - begin
-        return result
+        try:
+            return self._fiber.wait(awaitable, midway=midway)
+        finally:
+            self._away_ns += time.monotonic_ns() - begin
 
-    def _switch(self, awaitable: Awaitable[Any]) -> None:
+    def _blocked(self, blocker: asyncio.Future[None]) -> None:
+        """Machine time waits for what the host has not finished yet."""
+        self._leave()
+        self._outside(1)
+        try:
+            self._switch(asyncio.shield(blocker))
+        finally:
+            self._outside(-1)
+
+    def _outside(self, more: int) -> None:
+        if self.share is not None:
+            self.share.schedule.outside += more
+
+    def _switch(self, awaitable: Awaitable[Any], *, midway: bool = False) -> None:
         assert self._fiber is not None
-        self._fiber.wait(awaitable)
+        self._fiber.wait(awaitable, midway=midway)
 
     def _leave(self) -> None:
         if self.share is not None:
@@ -167,7 +199,12 @@ class Vcpu:
 
     def _yield_turn(self) -> None:
         """A slice is over: let the event loop have its turn, and other machines theirs."""
-        self._switch(asyncio.sleep(0) if self.share is None else self.share.next())
+        assert self._fiber is not None
+        waiting = None if self.share is None else self.share.next()
+        if waiting is None:
+            self._fiber.turn()
+        else:
+            self._switch(waiting)
 
     def _want_turn(self) -> None:
         """The machine starts, or goes on after HLT."""
@@ -203,8 +240,7 @@ class Vcpu:
                 continue
             blocker = self.clock.run_due()
             if blocker is not None:
-                self._leave()
-                self._switch(asyncio.shield(blocker))
+                self._blocked(blocker)
                 continue
             if self._yield:
                 self._yield = False
@@ -247,22 +283,21 @@ class Vcpu:
     def _real_slice(self) -> Exit:
         clock = self.clock
         assert isinstance(clock, WallClock)
-        begin, outside = time.monotonic_ns(), self.outside_ns
+        begin, away = time.monotonic_ns(), self._away_ns
         deadline = begin + (min(self.slice_ns, BUSY_SLICE) if self._busy else self.slice_ns)
         due = clock.next_due()
         if due is not None:
             deadline = min(deadline, due + clock.origin)
         why = self._execute(QUANTUM, deadline)
         self.slices += 1
-        length = time.monotonic_ns() - begin
-        self.longest_slice = max(self.longest_slice, length)
+        used = time.monotonic_ns() - begin - (self._away_ns - away)
+        self.longest_slice = max(self.longest_slice, used)
         if self.share is not None:
-            used = length - (self.outside_ns - outside)
             self.share.charge(used, used)
         if why is Exit.BUDGET:
             self._yield_turn()
             if self._busy:
-                self._switch(self._work_goes_on())
+                self._switch(self._work_goes_on(), midway=True)
         return why
 
     async def _work_goes_on(self) -> None:
@@ -277,12 +312,12 @@ class Vcpu:
         budget = self.slice_ns if due is None else max(1, min(self.slice_ns, due - now))
         if self.limit is not None:
             budget = max(1, min(budget, self.limit - self.processor.units))
-        before, outside = (time.monotonic_ns(), self.outside_ns) if self.share is not None else (0, 0)
+        before, away = (time.monotonic_ns(), self._away_ns) if self.share is not None else (0, 0)
         why = self._execute(budget, None)
         self.slices += 1
         units = self.processor.units
         if self.share is not None:
-            self.share.charge(units - self._charged_units, time.monotonic_ns() - before - (self.outside_ns - outside))
+            self.share.charge(units - self._charged_units, time.monotonic_ns() - before - (self._away_ns - away))
             self._charged_units = units
         if units - self._slept_units >= self.slice_ns:  # by work done, so that every run yields at the same places
             self._slept_units = units
@@ -321,7 +356,7 @@ class Vcpu:
                 self._sleep(None if due is None else due - clock.now())
             blocker = clock.run_due()
             if blocker is not None:
-                self._switch(asyncio.shield(blocker))
+                self._blocked(blocker)
         self._halting = False
         self._want_turn()
 
@@ -340,10 +375,16 @@ class Vcpu:
         self._sleeper = sleeper = loop.create_future()
         timer = None if ns is None else loop.call_later(_host_delay(ns), self.wake)
         begin = time.monotonic_ns()
+        if self.share is not None and ns is not None:
+            self.share.alarm = begin + ns
         try:
             self._switch(sleeper)
         finally:
             self.idle_ns += time.monotonic_ns() - begin
+            if self.share is not None:
+                self.share.alarm = None
+            if sleeper.done() and not sleeper.cancelled():
+                self._outside(-1)
             self._sleeper = None
             self._woken = False
             if timer is not None:

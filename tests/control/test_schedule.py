@@ -48,7 +48,7 @@ class Bench:
             self.now += slice_ns
             share.charge(slice_ns, slice_ns)
             self.order.append(share.name)
-            await share.next()
+            await (share.next() or _turn())
         share.close()
 
 
@@ -106,7 +106,7 @@ async def test_cap_leaves_the_rest_to_others(bench: Bench) -> None:
 async def test_a_burst_is_free(bench: Bench) -> None:
     share = bench.schedule.share("capped", cap=0.1)
     share.charge(BURST // 2, BURST // 2)
-    await share.next()
+    assert share.next() is None
     assert share.rests == 0
 
 
@@ -131,7 +131,7 @@ async def test_waking_goes_first_but_is_no_savings_account(bench: Bench) -> None
             bench.now += MS // 2
             interactive.charge(MS // 2, MS // 2)
         before, others = interactive.work, sum(share.work for share in busy)
-        await interactive.next()
+        await (interactive.next() or _turn())
         await bench.busy(interactive, 5_000 * MS)
         mine, theirs = interactive.work - before, sum(share.work for share in busy) - others
         assert mine / (mine + theirs) == pytest.approx(0.2, abs=0.02)
