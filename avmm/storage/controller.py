@@ -178,6 +178,10 @@ class ScsiController:
         self._waiting.clear()
         self._rescan_wanted = False
 
+    def retire(self) -> None:
+        """The controller goes: whoever waits for one of its disks hears that there is none."""
+        self._abort(None, SrbStatus.INVALID_LUN)
+
     def received(self, packet: Packet) -> None:
         """One packet came in."""
         channel = self._channel
@@ -320,14 +324,14 @@ class ScsiController:
         why = result.sense.pack() if result.sense is not None else b""
         self._send(self._protocol.completion(execute, status, result.status, result.moved, why), packet.transaction_id)
 
-    def _abort(self, only: Address | None) -> None:
+    def _abort(self, only: Address | None, status: SrbStatus = SrbStatus.ABORTED) -> None:
         """Complete everything in flight, or what is in flight for one LUN, as aborted."""
         aborted = Result(sense=sense.ABORTED)
         for exchange in [*self._in_flight]:
             request = exchange.execute.request
             if only is None or (request.path, request.target, request.lun) == only:
                 self._give_up(exchange)
-                self._end(exchange.execute, exchange.packet, SrbStatus.ABORTED, aborted)
+                self._end(exchange.execute, exchange.packet, status, aborted)
 
     def _give_up(self, exchange: _Exchange) -> None:
         """Have nobody hear of a request's end."""

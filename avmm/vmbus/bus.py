@@ -34,7 +34,7 @@ from avmm.vmbus.connection import (
     Send,
 )
 from avmm.vmbus.ring import RingError
-from avmm.vmbus.server import ChannelServer, SavedServer
+from avmm.vmbus.server import AnsweringServer, ChannelServer, SavedServer
 from avmm.vmbus.wire import HEADER, NEVER_INTERRUPT, InitiateContact, Version
 from avmm.vmbus.worker import Worker
 
@@ -107,6 +107,8 @@ class VmBus(Device):
         for number, one in list(self._servers.items()):
             record = self.connection.channels.get(number)
             if one is server and record is not None:
+                if isinstance(server, AnsweringServer):
+                    server.retire()
                 self.connection.rescind(record)
                 self._act()
                 self._servers.pop(number, None)

@@ -103,6 +103,14 @@ class ChannelServer(Protocol):
 
 
 @runtime_checkable
+class AnsweringServer(Protocol):
+    """A server for whose answers a guest would wait for ever."""
+
+    def retire(self) -> None:
+        """The channel is about to be taken away: end what is in flight, as long as the guest hears of it."""
+
+
+@runtime_checkable
 class SavedServer(Protocol):
     """A server whose open channel can be in a snapshot. That of another makes the machine one that cannot be saved."""
 

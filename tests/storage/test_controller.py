@@ -13,7 +13,7 @@ from avmm.memory import PAGE, GuestMemory
 from avmm.storage import wire
 from avmm.storage.controller import IdeAccelerator, ScsiController
 from avmm.storage.scsi_disk import ScsiDisk
-from avmm.storage.wire import Direction, Operation, ScsiRequest, Version, VstorPacket
+from avmm.storage.wire import Direction, Operation, ScsiRequest, SrbStatus, Version, VstorPacket
 from avmm.vmbus.packets import Packet, PacketKind
 from avmm.vmbus.ranges import GpaRange, GpaRanges
 from avmm.vmbus.server import ChannelServer
@@ -106,6 +106,14 @@ def test_write_data_are_taken_when_the_request_is() -> None:
     driver.memory.write(BUFFER, b"B" * 512)
     assert all(answer.good for answer in driver.answers().values())
     assert medium.data[:512] == b"A" * 512
+
+
+def test_a_controller_that_goes_answers_what_is_in_flight() -> None:
+    driver, _ = guest()
+    posted = [driver.post(read_10(0, 512), Direction.IN, 512 * SECTOR, at=0x100000), driver.post(write_10(9, 1), Direction.OUT, SECTOR)]
+    driver.controller.retire()
+    assert driver.controller.in_flight == 0
+    assert [(number, answer.srb & 0x3F) for number, answer in driver.answers().items()] == [(n, SrbStatus.INVALID_LUN) for n in posted]
 
 
 def test_completions_come_as_they_are_done() -> None:

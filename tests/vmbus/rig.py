@@ -38,6 +38,9 @@ class Recorder:
             assert self.channel is not None
             assert self.channel.send(PacketKind.COMPLETION, packet.payload, packet.transaction_id)
 
+    def retire(self) -> None:
+        self.events.append("retired")
+
     def closed(self) -> None:
         self.events.append("closed")
 

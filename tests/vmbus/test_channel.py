@@ -243,7 +243,7 @@ def test_rescind_while_open_and_hot_add() -> None:
     channel = client.open(1)
     channel.send(b"", 1)
     rig.bus.rescind(first)
-    assert first.events == ["opened", "closed"]
+    assert first.events == ["opened", "retired", "closed"]
     client.take_messages()
     assert client.rescinded == [1]
     channel.signal()
