@@ -56,6 +56,16 @@ def test_trace(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_trace_whose_disk_is_full_ends_and_disturbs_nobody() -> None:
+    rig = Rig()
+    trace = TraceLayer(rig.clock, "/dev/full")
+    rig.layers.append(trace)
+    for lba in (3, 4):
+        assert rig.run(rig.disk.read(lba, 1)) == bytes([lba]) * SECTOR
+    assert trace.status() == {"file": "/dev/full", "requests": 2, "failed": "cannot write /dev/full: No space left on device"}
+    trace.close()
+
+
 def test_faults_by_rule() -> None:
     rig = Rig()
     faults = FaultLayer(rig.clock, [Rule("error", op="read", first=10, last=19, times=1), Rule("torn", op="write", first=100)])
@@ -168,6 +178,10 @@ def test_rules_as_text(text: str, rule: Rule) -> None:
         ("error,times=often", "cannot read 'times=often'"),
         ("error,lba=1-x", "cannot read 'lba=1-x'"),
         ("error,probability=2", "probability is 0 to 1"),
+        ("error,lba=5-1", "no sectors from 5 to 1"),
+        ("error,lba=-5", "cannot read 'lba=-5'"),
+        ("torn,op=read", "only a write is done by halves"),
+        ("delay", "a delay has seconds"),
     ],
 )
 def test_rules_that_are_none(text: str, words: str) -> None:

@@ -41,7 +41,8 @@ class Interposing:
             layer = await self._make(channel, kind, options)
         except (TypeError, ValueError, OSError, LookupError) as error:
             await self._close(device, kind)
-            raise VirtualizeError(f"{kind}: {error}") from None
+            why = f"cannot open {error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            raise VirtualizeError(f"{kind}: {why}") from None
         if channel.front.target is not channel.front.emulated:  # it went while a file was opened
             layer.close()
             await self._close(device, kind)

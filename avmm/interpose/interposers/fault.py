@@ -39,6 +39,12 @@ class Rule:
             raise ValueError(f"there is no request {self.op!r}: choose read, write or flush")
         if not 0 <= self.probability <= 1 or self.times < 0 or self.seconds < 0:
             raise ValueError("a probability is 0 to 1, and times and seconds are not below 0")
+        if not 0 <= self.first <= self.last:
+            raise ValueError(f"there are no sectors from {self.first} to {self.last}")
+        if self.action == "torn" and self.op not in ("", "write"):
+            raise ValueError(f"a {self.op} cannot be torn: only a write is done by halves")
+        if self.action == "delay" and not self.seconds:
+            raise ValueError("a delay has seconds, more than 0")
 
     @classmethod
     def parse(cls, text: str) -> Rule:

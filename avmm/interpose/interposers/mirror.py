@@ -110,7 +110,7 @@ class MirrorLayer:
         """What it has done so far."""
         return {
             "copied": self.copied, "sectors": self._source.sectors, "complete": self.complete, "switched_over": self.switched_over,
-            "failed": str(self.failed) if self.failed is not None else "",
+            **({"failed": str(self.failed)} if self.failed is not None else {}),
         }  # fmt: skip
 
     def close(self) -> None:
