@@ -184,10 +184,9 @@ static uint32_t on_rdtsc(void *uc, Vcpu *v) {
 
 /* ---- the block hook: budget and deterministic clock. It runs right before the block's own exit check, so a stop takes
  * effect at this block's boundary. */
-static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
-    if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
-    if (__builtin_expect(v->debug.active, 0) && debug_before_block(v, address, size)) return;
-    if (__builtin_expect(v->left <= 0, 0)) {
+static void __attribute__((noinline)) on_special_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
+    if (v->debug.active && debug_before_block(v, address, size)) return;
+    if (v->left <= 0) {
         if (v->exact || v->why || monotonic_ns() >= v->deadline) {
             api.emu_stop(uc);
             return;
@@ -195,12 +194,21 @@ static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
         v->left += v->quantum;
         v->end += v->quantum;
     }
-    if (__builtin_expect(address == v->last_block && size <= LONGEST_STRING && address != v->no_string && !v->debug.active, 0))
-        string_bulk(v, address, size);
+    if (address == v->last_block && size <= LONGEST_STRING && address != v->no_string && !v->debug.active) string_bulk(v, address, size);
     v->last_block = address;
     v->left -= size;
     v->blocks++;
-    if (__builtin_expect(v->debug.active, 0)) debug_after_block(v, address, size);
+    if (v->debug.active) debug_after_block(v, address, size);
+}
+static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
+    if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
+    if (__builtin_expect(v->debug.active || v->left <= 0 || (address == v->last_block && size <= LONGEST_STRING && address != v->no_string), 0)) {
+        on_special_block(uc, address, size, v);
+        return;
+    }
+    v->last_block = address;
+    v->left -= size;
+    v->blocks++;
 }
 
 /* Unicorn ends the process when a privilege change needs the TSS and the task register holds none (LTR of a null selector,

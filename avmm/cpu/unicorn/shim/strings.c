@@ -13,7 +13,7 @@
 
 enum { PAGE = 4096, MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2 };
 enum { HF_SMAP = 1 << 23, FLAG_AC = 1 << 18 };
-enum { OP_MOVS = 0xa4, OP_STOS = 0xaa, FETCH = 4 /* UC_PROT_EXEC */ };
+enum { OP_MOVS = 0xa4, OP_STOS = 0xaa, FETCH = 4 /* UC_PROT_EXEC */, WORTHWHILE = 8 };
 
 typedef struct { int operation, size; uint64_t mask; } String;
 
@@ -65,7 +65,7 @@ static uint64_t elements(uint64_t offset, uint64_t linear, uint64_t mask, uint64
     return n / size;
 }
 static void fill(uint8_t *to, uint64_t value, int size, uint64_t n) {
-    if (size == 1) memset(to, (int)(value & 0xff), n);
+    if (size == 1 || !value) memset(to, (int)(value & 0xff), n * (unsigned)size);
     else for (uint64_t i = 0; i < n; i++) memcpy(to + i * (unsigned)size, &value, (size_t)size);
 }
 static void copy(uint8_t *to, const uint8_t *from, int size, uint64_t n) {
@@ -101,6 +101,7 @@ static uint64_t move_some(Vcpu *v, const String *s, uint64_t most) {
 /* The block at `linear` was executed just before as well. */
 void string_bulk(Vcpu *v, uint64_t linear, unsigned length) {
     String s;
+    if (ENV64(v, RCX) < WORTHWHILE) return;
     if (!v->tlb || ENV32(v, DF) != 1 || !decode(v, linear, length, &s)) {
         v->no_string = linear; /* some other short loop: do not look at it every time */
         return;

@@ -122,6 +122,7 @@ typedef struct Vcpu {
     int64_t tsc_base;       /* added to the time stamp, ns */
     int64_t tsc_end;        /* host time, ns, at which the time stamp stops */
     bool virtual_time;      /* time stamp from units, else from the host */
+    Debug debug;
 
     uint8_t window_of[65536];
     Window windows[WINDOWS];
@@ -131,7 +132,6 @@ typedef struct Vcpu {
 
     uint64_t n_exceptions, n_syscalls, n_in, n_out, n_window, n_interrupts, n_exits, n_loads, n_stores, vectors[256];
     uint64_t run_cycles, run_ns, handler_cycles; /* time stamps of the host: where the time goes */
-    Debug debug;
     Step trail[TRAIL];
     uint64_t steps;
 
