@@ -59,6 +59,9 @@ class Timer:
 class Clock(ABC):
     """Machine time and its timers; what both clocks share."""
 
+    virtual: bool
+    """Whether time comes from work done, so that what the host takes for something must not show."""
+
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Timer]] = []
         self._serials = 0

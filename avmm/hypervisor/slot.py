@@ -41,6 +41,7 @@ class SlotClock(Clock):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
+        self.virtual = clock.virtual
         self.timers: list[Timer] = []
         self.now = clock.now  # type: ignore[method-assign]  # devices ask often: no call in between
 

@@ -4,19 +4,21 @@ Intel 82371SB/82371AB datasheets, "Bus Master IDE I/O Registers", and "Programmi
 Controller" 1.0 (SFF-8038i). Sixteen ports at an address that PCI BAR 4 assigns: command (+0), status (+2) and
 descriptor table pointer (+4) for the primary channel, the same eight bytes up for the secondary.
 
-The invariant: an engine moves bytes only while Active is set, in the direction of its command register, through the
-current region of the descriptor table; Active is cleared by the end of the table, by an error or by clearing Start.
+The invariant: bytes are moved only while Active is set, in the direction of the command register, through the
+regions of the descriptor table in their order; Active is cleared by the end of the table, by an error or by clearing Start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from avmm.devices.ata.channel import AtaChannel
+from avmm.devices.ata.transfer import Stretch
 from avmm.devices.device import Board, Device, PortRange
-from avmm.memory import GuestMemory
+from avmm.memory import GuestMemory, Segment
 
 # command
 START: Final = 0x01
@@ -29,6 +31,11 @@ INTERRUPT: Final = 0x04
 DRIVES_CAPABLE: Final = 0x60
 
 END_OF_TABLE: Final = 0x80000000
+DESCRIPTOR: Final = struct.Struct("<II")
+AT_A_TIME: Final = 32
+"""Descriptors that are copied out of memory together ..."""
+FORESIGHT: Final = 512
+"""... and how many are looked at ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ class Engine:
     def store(self, data: memoryview) -> int:
         """Move bytes from the drive to memory as far as the table goes; return how many."""
         moved = 0
-        while moved < len(data) and self._region(TO_MEMORY):
+        while moved < len(data) and self._region(to_memory=True):
             size = min(self.left, len(data) - moved)
             self.memory.write(self.address, data[moved : moved + size])
             moved += size
@@ -101,7 +108,7 @@ class Engine:
     def fetch(self, count: int) -> bytes:
         """Return up to ``count`` bytes from memory as far as the table goes."""
         parts: list[bytes] = []
-        while count and self._region(0):
+        while count and self._region(to_memory=False):
             size = min(self.left, count)
             parts.append(self.memory.read(self.address, size))
             count -= size
@@ -110,25 +117,62 @@ class Engine:
             self.memory.copied += sum(map(len, parts))
         return b"".join(parts)
 
+    def runs(self, *, to_memory: bool) -> bool:
+        """Whether the engine is active in that direction."""
+        return bool(self.status & ACTIVE) and bool(self.command & TO_MEMORY) is to_memory
+
+    def ahead(self, count: int) -> Stretch | None:
+        """Return where the next ``count`` bytes lie; None when the table ends before, leads out of memory or is in many small pieces."""
+        segments: list[Segment] = []
+        address, left, last, entry = self.address, self.left, self.last, self.entry
+        table = self._table(entry)
+        while True:
+            size = min(left, count)
+            if size and segments and sum(segments[-1]) == address:
+                segments[-1] = segments[-1][0], segments[-1][1] + size
+            elif size:
+                segments.append((address, size))
+            address, left, count = address + size, left - size, count - size
+            if not count:
+                return Stretch(segments, entry, address, left, last)
+            descriptor = None if last else next(table, None)
+            if descriptor is None:
+                return None
+            address, left, last = _parse(*descriptor)
+            entry += DESCRIPTOR.size
+            if address + left > self.memory.size:
+                return None
+
+    def passed(self, stretch: Stretch) -> None:
+        """Go on behind a stretch that :meth:`ahead` returned just now."""
+        self.entry, self.address, self.left, self.last = stretch.entry, stretch.address, stretch.left, stretch.last
+        self._advance(0)
+
     def interrupt(self) -> None:
         """Latch a rising INTRQ."""
         self.status |= INTERRUPT
 
     # -- the table
 
-    def _region(self, direction: int) -> bool:
+    def _table(self, entry: int) -> Iterator[tuple[int, int]]:
+        """Return the next descriptors, some of them copied at a time, as far as there is memory."""
+        for _ in range(FORESIGHT // AT_A_TIME):
+            count = min(AT_A_TIME, (self.memory.size - entry) // DESCRIPTOR.size)
+            if count <= 0:
+                return
+            yield from DESCRIPTOR.iter_unpack(self.memory.read(entry, count * DESCRIPTOR.size))
+            entry += count * DESCRIPTOR.size
+
+    def _region(self, *, to_memory: bool) -> bool:
         """Return whether there is a region to move bytes to or from; reads the next descriptor when one is used up."""
-        if not self.status & ACTIVE or self.command & TO_MEMORY != direction:
+        if not self.runs(to_memory=to_memory):
             return False
         if self.left:
             return True
-        if self.entry + 8 > self.memory.size:
+        if self.entry + DESCRIPTOR.size > self.memory.size:
             return self._fault()
-        address, control = self.memory.unpack("<II", self.entry)
-        self.entry += 8
-        self.address = address & ~1
-        self.left = control & 0xFFFE or 0x10000
-        self.last = bool(control & END_OF_TABLE)
+        self.address, self.left, self.last = _parse(*DESCRIPTOR.unpack(self.memory.read(self.entry, DESCRIPTOR.size)))
+        self.entry += DESCRIPTOR.size
         if self.address + self.left > self.memory.size:
             return self._fault()
         return True
@@ -240,6 +284,11 @@ class BusMaster(Device):
             raise ValueError("bmide: the saved bus master has other channels, or its version is not known")
         for engine, saved in zip(self.engines, state.engines, strict=True):
             engine.restore(saved)
+
+
+def _parse(address: int, control: int) -> tuple[int, int, bool]:
+    """Return a descriptor's address, bytes and whether it is the last one."""
+    return address & ~1, control & 0xFFFE or 0x10000, bool(control & END_OF_TABLE)
 
 
 def _nobody() -> None:

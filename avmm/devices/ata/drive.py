@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from avmm.devices.ata.registers import DEVICE, LBA_HIGH, LBA_LOW, LBA_MID, READY, Address, TaskFile
-from avmm.devices.block import SECTOR, BlockDevice
+from avmm.devices.block import SECTOR, BlockDevice, PromptDevice
 
 CD_SECTOR = 2048
 CD_RATIO = CD_SECTOR // SECTOR
@@ -94,12 +94,18 @@ class Drive:
     """Status after a reset."""
 
     def __init__(self, disk: BlockDevice, serial: str, model: str, modes: DiskModes | CdromModes) -> None:
-        self.disk = disk
+        self.put_in(disk)
         self.serial = serial
         self.model = model
         self.task = TaskFile()
         self.modes: DiskModes | CdromModes = modes
         self.defaults: DiskModes | CdromModes = modes
+
+    def put_in(self, disk: BlockDevice) -> None:
+        """Have another medium."""
+        self.disk = disk
+        self.prompt = disk if isinstance(disk, PromptDevice) else None
+        """The medium, if it can move sectors straight from and to memory."""
 
     def set_signature(self) -> None:
         """Be as after a reset or diagnostic, as far as the task file tells."""
@@ -215,7 +221,7 @@ class AtapiCdrom(Drive):
 
     def insert(self, disk: BlockDevice) -> None:
         """Put another medium in and close the tray: what a person does, not the guest."""
-        self.disk = disk
+        self.put_in(disk)
         self.modes = replace(self.modes, loaded=True, attention=MEDIUM_CHANGED, event=2)
 
     def eject(self) -> None:

@@ -19,6 +19,7 @@ from avmm.devices.ata import packet
 from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive
 from avmm.devices.ata.registers import ABRT, BSY, COD, COUNT, DF, DRQ, ERR, IDNF, IO, LBA_HIGH, LBA_MID, READY, UNC, WP, Address, Phase
 from avmm.devices.ata.transfer import (
+    AT_ONCE,
     CHUNK,
     COMMAND_TIME,
     SECTOR_TIME,
@@ -180,7 +181,10 @@ class Sequencer:
         """Read the next chunk of the command, or end it."""
         transfer = self.transfer
         count = min(transfer.remaining, CHUNK)
-        if count:
+        if self._straight(drive):
+            transfer.lba, transfer.buffer = transfer.next_lba, b""
+            self._await_engine(drive)
+        elif count:
             work = Work.VERIFY if transfer.flow is Phase.IDLE else Work.READ
             self.request(drive, work, transfer.next_lba, count)
         else:
@@ -190,9 +194,7 @@ class Sequencer:
         """Offer what is in the buffer from ``start`` on."""
         transfer = self.transfer
         if transfer.flow is Phase.DMA_IN:
-            self.phase = Phase.DMA_IN
-            drive.task.status = READY | DRQ
-            self.dma_ready()
+            self._await_engine(drive)
             return
         if transfer.address is Address.PACKET:
             size = min(transfer.block, len(transfer.buffer) - transfer.start)
@@ -206,19 +208,25 @@ class Sequencer:
 
     def _collect(self, drive: Drive, first: bool) -> None:
         """Ask for the data of the next chunk; no interrupt for the first block of a PIO command."""
+        if self._straight(drive):
+            self.transfer.buffer = b""
+            self._await_engine(drive)
+            return
+        self._make_room()
+        if self.transfer.flow is Phase.DMA_OUT:
+            self._await_engine(drive)
+            return
+        self.open(drive, Phase.DATA_OUT)
+        if not first:
+            self.interrupt(drive)
+
+    def _make_room(self) -> None:
+        """Have a buffer for the next chunk."""
         transfer = self.transfer
         count = min(transfer.remaining, CHUNK)
         transfer.buffer = bytearray(count * SECTOR)
         transfer.remaining -= count
         transfer.start = 0
-        if transfer.flow is Phase.DMA_OUT:
-            self.phase = Phase.DMA_OUT
-            drive.task.status = READY | DRQ
-            self.dma_ready()
-            return
-        self.open(drive, Phase.DATA_OUT)
-        if not first:
-            self.interrupt(drive)
 
     # -- the data port
 
@@ -288,10 +296,27 @@ class Sequencer:
 
     # -- DMA
 
+    def _straight(self, drive: Drive) -> bool:
+        """Whether what is left of the command may go between medium and memory without a buffer.
+
+        In virtual time nothing of it must be there before the time that the command takes is over.
+        """
+        transfer = self.transfer
+        by_dma = transfer.flow is Phase.DMA_IN or transfer.flow is Phase.DMA_OUT
+        return by_dma and drive.prompt is not None and 0 < transfer.remaining <= AT_ONCE and not self.board.clock.virtual
+
+    def _await_engine(self, drive: Drive) -> None:
+        """Ask the bus master to move what is in the buffer, or what is left of the command if that is empty."""
+        self.phase = self.transfer.flow
+        drive.task.status = READY | DRQ
+        self.dma_ready()
+
     def dma_ready(self) -> None:
         """Let the bus master move what it can: called by it when it is started, and when the drive has data or room."""
         drive, transfer = self.drives[self.active], self.transfer
-        if drive is None:
+        if drive is None or (self.phase is not Phase.DMA_IN and self.phase is not Phase.DMA_OUT):
+            return
+        if not transfer.buffer and not self._go_straight(drive):
             return
         if self.phase is Phase.DMA_IN:
             transfer.start += self.engine.store(memoryview(transfer.buffer)[transfer.start :])
@@ -305,6 +330,42 @@ class Sequencer:
             transfer.start += len(data)
             if transfer.start >= len(transfer.buffer):
                 self.request(drive, Work.WRITE, transfer.lba, len(transfer.buffer) // SECTOR)
+
+    def _go_straight(self, drive: Drive) -> bool:
+        """Move sectors between a prompt medium and memory until the command is done or needs a buffer; whether it has one now."""
+        transfer, reading = self.transfer, self.phase is Phase.DMA_IN
+        if not self.engine.runs(to_memory=reading):
+            return False
+        while transfer.remaining:
+            count = min(transfer.remaining, CHUNK)
+            if not self._move_chunk(drive, count, reading):
+                break
+            transfer.lba += count
+            transfer.remaining -= count
+        else:
+            self._finish(drive)
+            return False
+        if reading:
+            self.request(drive, Work.READ, transfer.lba, count)
+            return False
+        self._make_room()
+        return True
+
+    def _move_chunk(self, drive: Drive, count: int, reading: bool) -> bool:
+        """Move the next ``count`` sectors at once. False, and the bus master stands where it stood, if that cannot be done."""
+        stretch, memory = self.engine.ahead(count * SECTOR), self.board.memory
+        pieces = None if stretch is None else memory.pieces(stretch.segments)
+        if stretch is None or pieces is None or drive.prompt is None:
+            return False
+        try:
+            done = (drive.prompt.read_now if reading else drive.prompt.write_now)(self.transfer.lba, count, pieces)
+        except BlockError:
+            done = False  # asked again, it says how far it gets
+        if reading:
+            memory.changed(stretch.segments)
+        if done:
+            self.engine.passed(stretch)
+        return done
 
     def abandon(self) -> None:
         """Forget the command in progress; what is with the medium may finish, but nobody listens."""

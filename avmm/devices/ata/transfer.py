@@ -2,7 +2,9 @@
 
 No protocol here: :class:`Transfer` says which sectors are in the buffer and which part of it is the current DRQ block;
 :class:`Pending` says what was asked of the medium and when its answer is due, so that it can be asked again after a
-restore. The invariant: the sectors of a command are [done][buffer][remaining], in that order and without gaps.
+restore. Data of a DMA command that go straight between a prompt medium and memory are never in the buffer.
+
+The invariant: the sectors of a command are [done][buffer][remaining], in that order and without gaps.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from avmm.clock import MICROSECOND
 from avmm.devices.ata.drive import CD_RATIO
 from avmm.devices.ata.registers import Address, Phase
 from avmm.devices.block import SECTOR, BlockDevice, BlockError
+from avmm.memory import Segment
 
 CHUNK: Final = 128 * 1024 // SECTOR
 """Sectors in one request to the medium, at most."""
+AT_ONCE: Final = 1024 * 1024 // SECTOR
+"""Sectors that are moved in the middle of one guest access, at most: 1 MiB from the page cache takes 50 us."""
 COMMAND_TIME: Final = 20 * MICROSECOND
 """Machine time that any request to the medium takes in virtual time ..."""
 SECTOR_TIME: Final = 1 * MICROSECOND
@@ -77,6 +82,17 @@ class Transfer:
         return self.block // SECTOR if self.flow is Phase.DATA_IN else 1
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The memory that a bus master moves the next bytes to or from, by a copy of its table, and where it stands behind them."""
+
+    segments: list[Segment]
+    entry: int
+    address: int
+    left: int
+    last: bool
+
+
 class DmaEngine(Protocol):
     """A bus master as a channel sees it."""
 
@@ -85,6 +101,15 @@ class DmaEngine(Protocol):
 
     def fetch(self, count: int) -> bytes:
         """Return up to ``count`` bytes from memory for the drive; none when it is not started that way."""
+
+    def runs(self, *, to_memory: bool) -> bool:
+        """Whether it is started that way."""
+
+    def ahead(self, count: int) -> Stretch | None:
+        """Return where the next ``count`` bytes lie; None when the table does not say it of all of them, or not in a few words."""
+
+    def passed(self, stretch: Stretch) -> None:
+        """Its bytes have been moved, by someone else."""
 
     def interrupt(self) -> None:
         """INTRQ rose."""
@@ -100,6 +125,17 @@ class NoEngine:
     def fetch(self, count: int) -> bytes:
         """Give nothing."""
         return b""
+
+    def runs(self, *, to_memory: bool) -> bool:
+        """Never."""
+        return False
+
+    def ahead(self, count: int) -> Stretch | None:
+        """Know no memory."""
+        return None
+
+    def passed(self, stretch: Stretch) -> None:
+        """There is no such stretch."""
 
     def interrupt(self) -> None:
         """Nobody latches it."""
