@@ -71,16 +71,6 @@ def _access(irp: Irp) -> Answer:
     return device.write_memory(irp.address, irp.size, irp.value)
 
 
-class Removal:
-    """Lifecycle message, first to the router, then to the device's task: end, after all that came before."""
-
-    __slots__ = ("done", "outside")
-
-    def __init__(self, outside: OutsideDevice) -> None:
-        self.outside = outside
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
 @dataclass(slots=True)
 class Begun:
     """An access that was made, and what it waits for."""
@@ -89,20 +79,17 @@ class Begun:
     answer: Awaitable[int | None]
 
 
-Item = Irp | Begun | Removal
+Item = Irp | Begun
 """What goes through the inboxes."""
 
 
 class IrpStage(Stage[Item]):
-    """A stage whose items are Irps and removals."""
+    """A stage whose items are Irps."""
 
     def reject(self, item: Item, error: Exception) -> None:
         if isinstance(error, StageEnded):
             error = ServiceEnded(str(error))
-        if isinstance(item, Removal):
-            if not item.done.done():
-                item.done.set_result(None)  # the task it should end has ended
-        elif isinstance(item, Begun):
+        if isinstance(item, Begun):
             item.irp.fail(error)
             if isinstance(item.answer, Coroutine):
                 item.answer.close()
@@ -139,8 +126,6 @@ class OutsideDevice(IrpStage):
 
     async def perform(self, item: Item) -> None:
         """Execute one access. An exception of the device model, or of what it awaits, goes to the one who awaits the Irp."""
-        if isinstance(item, Removal):
-            raise asyncio.CancelledError  # the task ends; _end answers the removal
         begun = self.begin(item) if isinstance(item, Irp) else item
         if begun is None:
             return
@@ -214,14 +199,6 @@ class ServiceOs(IrpStage):
             outside.task.cancel()
         return outside
 
-    async def remove(self, outside: OutsideDevice) -> None:
-        """End a device's task after the Irps submitted so far have been answered. Later ones fail with NoSuchDevice."""
-        if outside.ended:
-            return
-        removal = Removal(outside)
-        await self.put(removal)
-        await asyncio.shield(removal.done)
-
     async def open_disk(
         self, name: str, path: str | Path, mode: Mode = "rw", overlay_path: str | Path | None = None, size: int | None = None
     ) -> Disk:
@@ -247,23 +224,18 @@ class ServiceOs(IrpStage):
         return irp
 
     async def perform(self, item: Item) -> None:
-        """Route one Irp to its device, or a removal to the device's task."""
+        """Route one Irp to its device."""
+        assert isinstance(item, Irp)
         await self.route(item, self.name)
 
-    async def route(self, item: Item, hop: str) -> None:
-        """Give an item to its device's task, or make an idle device's access here, in the task called ``hop``."""
-        message: Item | None
-        if isinstance(item, Irp):
-            item.hop(hop)
-            outside = self.outside.get(item.device)
-            if outside is None:
-                item.fail(NoSuchDevice(f"the service OS does not run {item.device.name}"))
-                return
-            message = outside.begin(item) if outside.idle else item
-        else:
-            assert isinstance(item, Removal)
-            outside = self.outside.pop(item.outside.device, item.outside)
-            message = item
+    async def route(self, irp: Irp, hop: str) -> None:
+        """Give an Irp to its device's task, or make an idle device's access here, in the task called ``hop``."""
+        irp.hop(hop)
+        outside = self.outside.get(irp.device)
+        if outside is None:
+            irp.fail(NoSuchDevice(f"the service OS does not run {irp.device.name}"))
+            return
+        message = outside.begin(irp) if outside.idle else irp
         if message is not None and not outside.offer(message):
             await outside.put(message)
 

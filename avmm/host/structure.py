@@ -12,7 +12,7 @@ The invariant is that of the service OS: each device sees its Irps in order, one
 from __future__ import annotations
 
 from avmm.devices.device import Device
-from avmm.host.service import ROUTER_INBOX, Begun, IrpStage, Item, OutsideDevice, ServiceOs
+from avmm.host.service import ROUTER_INBOX, IrpStage, Item, OutsideDevice, ServiceOs
 from avmm.hypervisor.irp import Irp
 
 
@@ -46,13 +46,11 @@ class HostOs(ServiceOs):
 
     async def perform(self, item: Item) -> None:
         """Answer an Irp for a driver; hand everything else to the user-mode VMM."""
-        assert not isinstance(item, Begun)
-        device = item.device if isinstance(item, Irp) else item.outside.device
-        if device in self.drivers:
+        assert isinstance(item, Irp)
+        if item.device in self.drivers:
             await self.route(item, self.name)
             return
-        if isinstance(item, Irp):
-            item.hop(self.name)
+        item.hop(self.name)
         if not self.user.offer(item):
             await self.user.put(item)
 
@@ -65,4 +63,5 @@ class UserVmm(IrpStage):
         self._host = host
 
     async def perform(self, item: Item) -> None:
+        assert isinstance(item, Irp)
         await self._host.route(item, self.name)

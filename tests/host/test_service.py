@@ -178,23 +178,18 @@ async def test_unknown_device_and_names() -> None:
 
 
 @pytest.mark.asyncio
-async def test_remove_answers_first_what_was_submitted() -> None:
+async def test_a_device_that_is_withdrawn_can_come_back() -> None:
     async with ServiceOs() as service:
         probe = Probe()
         outside = service.add(probe)
-        before = [service.submit(irp(probe, port)) for port in (0x301, 0x311)]
-        removing = asyncio.create_task(service.remove(outside))
-        await settle()
-        after = service.submit(irp(probe))
-        assert not removing.done()
+        assert await service.submit(irp(probe)) == 0x42
+        assert service.withdraw(probe) is outside
+        assert service.withdraw(probe) is None
         with pytest.raises(NoSuchDevice):
-            await after
-        probe.gate.set()
-        await removing
-        assert [await packet for packet in before] == [0x43, 0x11]
+            await service.submit(irp(probe))
+        await settle()
         assert "device:probe" not in {task.get_name() for task in asyncio.all_tasks()}
-        await service.remove(outside)
-        service.add(probe)  # and back
+        service.add(probe)
         assert await service.submit(irp(probe)) == 0x42
 
 
