@@ -101,7 +101,7 @@ class VmConfig:
     """What an enlightened machine's monitor on VMBus asks the guest to show, at most 1920x1080 pixels of 32 bits."""
     on_triple_fault: Literal["reset", "stop"] = "reset"
     slice_us: int = 1000
-    """Longest time in us that the guest runs before the event loop gets its turn."""
+    """Longest time in us that the guest runs before others get their turn, and the event loop its own (docs/control.md)."""
     code_cache: str | int = 0
     """Bytes for translated code; 0 chooses by the size of the memory."""
     gdb: str = ""
@@ -128,9 +128,9 @@ class VmConfig:
         if self.clock not in ("real", "virtual"):
             raise ConfigError(f"there is no clock {self.clock!r}: choose real or virtual")
         if self.initrd is not None and self.kernel is None:
-            raise ConfigError("an initrd needs a kernel: give --kernel as well")
+            raise ConfigError("an initrd needs a kernel, and none is named")
         if self.append and self.kernel is None:
-            raise ConfigError("a kernel command line needs a kernel: give --kernel as well")
+            raise ConfigError("a kernel command line needs a kernel, and none is named")
         if len(self.disks) > 4 or (len(self.disks) > 3 and self.cdrom is not None):
             raise ConfigError("an IDE controller takes four drives, CD-ROM included")
         unknown = sorted(set(self.physical) - set(PHYSICAL))
@@ -142,13 +142,15 @@ class VmConfig:
         if len(self.floppies) > 2:
             raise ConfigError("a PC takes two floppies")
         if self.floppies and self.bios != "builtin":
-            raise ConfigError("floppies are served by the built-in BIOS only, there is no controller for other firmware: leave --bios away")
+            raise ConfigError("floppies are served by the built-in BIOS only, there is no controller for another firmware")
         if self.gdb:
             parse_address(self.gdb)
         if self.gdb_reverse and self.clock != "virtual":
-            raise ConfigError("only a machine in virtual time runs backwards: gdb_reverse needs the virtual clock")
+            raise ConfigError("only a machine in virtual time runs backwards: choose the virtual clock")
         if self.gdb_wait and not self.gdb:
-            raise ConfigError("nobody could let the machine go on: gdb_wait needs gdb, the address for a debugger")
+            raise ConfigError("a machine that waits for a debugger needs an address where one connects, or nobody could let it go on")
+        if self.slice_us < 1:
+            raise ConfigError(f"{self.slice_us} is no slice: choose a number of microseconds above 0, 1000 is usual")
         if not 1 <= self.weight <= 10_000:
             raise ConfigError(f"{self.weight} is no weight: choose 1 to 10000, 100 is usual")
         if self.cap is not None and not 0.01 <= self.cap <= 1:

@@ -201,8 +201,6 @@ class _Reader:
                 self.wrong(f"a device is the name of an entry point, not {_shown(device)}", *here, "devices", number)
         if not set(values.get("boot", "")) <= set("acd"):
             self.wrong("boot is made of the letters a (floppy), c (disk) and d (CD-ROM)", *here, "boot")
-        if values.get("slice_us", 1) < 1:
-            self.wrong("slice_us is a number of microseconds above 0", *here, "slice_us")
 
     def config(self, name: str, values: dict[str, Any], *here: str | int) -> VmConfig:
         assert values.keys() <= {f.name for f in fields(VmConfig)}

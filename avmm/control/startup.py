@@ -58,7 +58,7 @@ def start_with(machine: Machine, config: VmConfig, drives: list[BiosDrive]) -> N
         partition.boot_state = power_on
         return
     if config.kernel is not None:
-        raise ConfigError("a kernel is started by the built-in BIOS: leave --bios away")
+        raise ConfigError("a kernel is started by the built-in BIOS, not by another firmware")
     partition.boot_state = _firmware_start(machine, config)
 
 

@@ -227,7 +227,7 @@ async def test_addresses(tmp_path: Path) -> None:
     for wrong in ("nowhere", "unix:", "host:port", "1:99999", ":"):
         with pytest.raises(avmm.ConfigError, match="HOST:PORT, PORT or unix:PATH"):
             avmm.VmConfig(gdb=wrong)
-    with pytest.raises(avmm.ConfigError, match="gdb_wait needs gdb"):
+    with pytest.raises(avmm.ConfigError, match="needs an address where one connects"):
         avmm.VmConfig(gdb_wait=True)
     async with machine(tmp_path) as vm:
         taken = vm.gdb_servers[0].address
