@@ -11,9 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from avmm.control.config import ConfigError
 from avmm.control.metrics import MetricsServer
-from tests.control.panels import machine, panel
+from tests.control.panels import ECHO, machine, panel
 
 pytestmark = pytest.mark.asyncio
+LATCH = bytes.fromhex("e643 e440") + ECHO.replace(b"\x1c\x7c", b"\x20\x7c")
+"""OUT 43h, AL; IN AL, 40h; and the other boot sector."""
 
 
 async def fetch(port: int, request: bytes) -> tuple[str, dict[str, str], str]:
@@ -27,7 +29,9 @@ async def fetch(port: int, request: bytes) -> tuple[str, dict[str, str], str]:
 
 
 async def test_scrape(tmp_path: Path) -> None:
-    async with asyncio.timeout(30), panel(tmp_path, machine(tmp_path, "a"), machine(tmp_path, "b", weight=200), metrics_port=0) as up:
+    async with asyncio.timeout(30), panel(
+        tmp_path, machine(tmp_path, "a", LATCH, placement={"pit": "service"}), machine(tmp_path, "b", weight=200), metrics_port=0
+    ) as up:
         assert up.metrics is not None
         vm = up.host.vms["a"]
         await vm.screen.wait_for("ready>")
@@ -47,11 +51,15 @@ async def test_scrape(tmp_path: Path) -> None:
         assert found["avmm_disk_requests_total", ("disk", "floppy0"), ("vm", "a")] > 0
         assert found["avmm_disk_bytes_total", ("direction", "read"), ("disk", "floppy0"), ("vm", "a")] >= 512
         assert found["avmm_disk_errors_total", ("disk", "floppy0"), ("vm", "a")] == 0
-        assert found["avmm_irps_total", ("device", "ata0"), ("vm", "a")] >= 0
+        assert found["avmm_irps_total", ("device", "pit"), ("vm", "a")] == 2
+        irps = [count for (name, *labels), count in found.items() if name == "avmm_irps_total" and ("vm", "a") in labels]
+        assert sum(irps) == stats.outside
+        assert found["avmm_irp_errors_total", ("device", "pit"), ("vm", "a")] == 0
         assert found["avmm_state", ("state", "paused"), ("vm", "a")] == 1
         assert found["avmm_state", ("state", "running"), ("vm", "a")] == 0
         assert found["avmm_state", ("state", "running"), ("vm", "b")] == 1
-        assert found["avmm_device_inside", ("device", "pit"), ("vm", "a")] == 1
+        assert found["avmm_device_inside", ("device", "pit"), ("vm", "a")] == 0
+        assert found["avmm_device_inside", ("device", "pit"), ("vm", "b")] == 1
         assert found["avmm_device_inside", ("device", "ata0"), ("vm", "a")] == 0
         assert found["avmm_weight", ("vm", "b")] == 200
 
