@@ -24,6 +24,7 @@ CHUNK = 1 << 16
 CLIENTS = 16  # of which one is served, and the others are told so
 OUTPUT_LIMIT = 1 << 20
 PATIENCE = 30.0  # seconds of the host's time for which a client that does not read is waited for
+INTERRUPT = b"\x03"
 BUSY = "another gdb is debugging this machine"
 
 Monitor = Callable[[str], Awaitable[str]]
@@ -94,6 +95,8 @@ class Session:
         self._reader = reader
         self._writer = writer
         self._detached = False
+        self._ahead = b""
+        """What came while the machine was on its way backwards."""
 
     async def run(self) -> None:
         """Serve it until it is gone."""
@@ -102,7 +105,7 @@ class Session:
         try:
             with suppress(DebugError):  # a machine that has ended can be looked at
                 await debugger.pause()
-            while not self._detached and (data := await self._reader.read(CHUNK)):
+            while not self._detached and (data := await self._read()):
                 for action in self.stub.feed(data):
                     if action is not None:
                         await self._do(action)
@@ -115,6 +118,10 @@ class Session:
         finally:
             debugger.listeners.remove(self._stopped)
             await asyncio.shield(self._leave())
+
+    async def _read(self) -> bytes:
+        data, self._ahead = self._ahead, b""
+        return data or await self._reader.read(CHUNK)
 
     async def _leave(self) -> None:
         debugger = self.debugger
@@ -147,7 +154,7 @@ class Session:
                 case Do.BACK_STEP:
                     await self._server.reverse.step()
                 case Do.BACK_RESUME:
-                    await self._server.reverse.resume()
+                    await self._back()
                 case Do.PAUSE:
                     await debugger.pause()
                 case Do.MONITOR:
@@ -161,3 +168,24 @@ class Session:
         except (DebugError, SnapshotError) as error:
             if action.do is not Do.PAUSE:
                 self.stub.refuse(str(error))
+
+    async def _back(self) -> None:
+        """Run backwards, until gdb says Ctrl-C, or is gone."""
+        reverse = self._server.reverse
+        going = asyncio.ensure_future(reverse.resume())
+        reading = asyncio.ensure_future(self._reader.read(CHUNK))
+        try:
+            while not going.done():
+                await asyncio.wait((going, reading), return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    data = reading.result()
+                    self._ahead += data.replace(INTERRUPT, b"")
+                    if not data or INTERRUPT in data:
+                        await reverse.call_off()
+                        break
+                    reading = asyncio.ensure_future(self._reader.read(CHUNK))
+            await going
+        finally:
+            for task in (going, reading):
+                task.cancel()
+            await asyncio.gather(going, reading, return_exceptions=True)

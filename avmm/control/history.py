@@ -140,7 +140,7 @@ class History:
             raise ValueError("goto wants a machine time or a number of units")
         vm, partition = self._vm, self._vm.partition
         async with self._lock:
-            await vm.pause()
+            await partition.pause()
             vm.inputs.on_interference = None
             ahead = now >= partition.clock.now() if now is not None else (units or 0) > partition.processor.units
             if not ahead or partition.state is not RunState.PAUSED:

@@ -9,6 +9,8 @@ The invariant: positions are compared by what tells one moment from another, uni
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,9 @@ class Reverse:
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
+        self._over: asyncio.Future[None] | None = None
+        """Done when the :meth:`resume` that is under way has ended."""
+        self._called_off = self._searching = False
 
     @property
     def available(self) -> bool:
@@ -74,9 +79,33 @@ class Reverse:
     async def resume(self) -> Stop:
         """Be where a breakpoint stopped it last, or before the instruction that touched what is watched, or at the beginning."""
         history = self._history()
-        with self._debugger.travelling() as arrived:
-            arrived(await self._resume_back(history))
+        self._called_off, self._over = False, asyncio.get_running_loop().create_future()
+        try:
+            with self._debugger.travelling() as arrived:
+                arrived(await self._resume_back(history))
+        finally:
+            self._over.set_result(None)
+            self._over = None
         return self._debugger.last or Stop("begin", 0)
+
+    async def call_off(self) -> bool:
+        """End a :meth:`resume` that is under way, whose stop is a pause then, and wait for that; returns whether there was one."""
+        if self._over is None:
+            return False
+        self._called_off = True
+        if self._searching:
+            await self._vm.partition.pause()
+        if self._over is not None:
+            await asyncio.shield(self._over)
+        return True
+
+    async def _search(self, running: Awaitable[None]) -> None:
+        """Let the machine run, as long as nobody calls that off."""
+        self._searching = True
+        try:
+            await running
+        finally:
+            self._searching = False
 
     async def _step_back(self, history: History) -> Stop:
         here, first, back = self._here(), history.moments[0].units, NEAR
@@ -108,21 +137,34 @@ class Reverse:
         await self._vm.partition.run_on()
 
     async def _resume_back(self, history: History) -> Stop:
-        here = self._here()
+        here, searched = self._here(), None
         for start in [moment.units for moment in reversed(history.moments) if moment.units < here.units]:
             hits = await self._hits(history, start, here)
-            if hits:
-                return await self._hit(history, start, hits)
+            found = await self._hit(history, start, hits) if hits else None
+            if self._called_off:
+                return await self._stay(history, here, searched)
+            if found is not None:
+                return found
+            searched = start
         await history.goto(units=history.moments[0].units, keep=True)
         return Stop("begin", self._debugger.pc)
+
+    async def _stay(self, history: History, here: Position, searched: int | None) -> Stop:
+        """Be at the moment ``searched``, behind which there is nothing, or as long as there is none where it all began, ``here``."""
+        self._debugger.unload()
+        if searched is not None:
+            await history.goto(units=searched, keep=True)
+        else:
+            await self._steps_to(history, max(history.moments[0].units, here.units - NEAR), here)
+        return Stop("pause", self._debugger.pc)
 
     async def _hits(self, history: History, start: int, here: Position) -> int:
         """Return how often the machine is stopped from the moment ``start`` until it is ``here``, where a watchpoint may stop it too."""
         await history.goto(units=start, keep=True)
         self._debugger.load()
         hits = 0
-        while True:
-            await self._vm.partition.run_to(units=here.units)
+        while not self._called_off:
+            await self._search(self._vm.partition.run_to(units=here.units))
             if not self._vm.partition.debug_stop:
                 break
             now = self._here()
@@ -137,8 +179,12 @@ class Reverse:
         await history.goto(units=start, keep=True)
         self._debugger.load()
         for _ in range(number):
-            await self._vm.partition.run_on()
+            if self._called_off:
+                break
+            await self._search(self._vm.partition.run_on())
         stop = self._debugger.why()
+        if self._called_off:
+            return stop
         if stop.cause == "watchpoint":  # forward it stops behind the access, backward before it
             before = await self._step_back(history)
             return Stop("watchpoint", before.pc, stop.point)

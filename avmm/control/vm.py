@@ -59,6 +59,8 @@ class Vm:
         self._hot_plug = HotPlug(machine)
         self._interposing = Interposing(machine)
         self._closed = False
+        self.reverse = Reverse(self)
+        """Runs it backwards, where there is a history."""
         self.gdb_servers: list[GdbServer] = []
         """Where a gdb may connect."""
         self.history: History | None = None
@@ -123,8 +125,9 @@ class Vm:
             await self.keep_history()
 
     async def pause(self) -> None:
-        """Let machine time stand still; returns when no work is in flight."""
-        await self.partition.pause()
+        """Let machine time stand still; returns when no work is in flight. A search backwards ends where it has come to."""
+        if not await self.reverse.call_off():
+            await self.partition.pause()
 
     async def resume(self) -> None:
         """Go on after :meth:`pause`."""
@@ -140,7 +143,7 @@ class Vm:
 
         ``server.address`` is what gdb's ``target remote`` takes. Raises ConfigError, and DebugError as :attr:`debugger`.
         """
-        server = GdbServer(self.debugger, address, self.monitor, Reverse(self))
+        server = GdbServer(self.debugger, address, self.monitor, self.reverse)
         await server.start()
         self.gdb_servers.append(server)
         return server

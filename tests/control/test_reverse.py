@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import avmm
-from avmm.control.reverse import Position, Reverse
+from avmm.control.reverse import Position
 from avmm.debug.debugger import DebugError, Stop
-from tests.debug.client import connected
+from avmm.debug.packets import encode
+from tests.debug.client import connected, wait_for
 from tests.debug.machines import COUNT, label, machine
 
 pytestmark = pytest.mark.asyncio
@@ -34,7 +35,7 @@ async def stopped(vm: avmm.Vm, going: Awaitable[object]) -> Stop:
 
 async def test_backwards_step_by_step(tmp_path: Path) -> None:
     async with machine(tmp_path, gdb_reverse=True) as vm:
-        reverse, debugger = Reverse(vm), vm.debugger
+        reverse, debugger = vm.reverse, vm.debugger
         await debugger.add("code", AGAIN)
         for _ in range(2):
             await stopped(vm, debugger.resume())
@@ -52,7 +53,7 @@ async def test_backwards_step_by_step(tmp_path: Path) -> None:
 
 async def test_backwards_from_breakpoint_to_breakpoint(tmp_path: Path) -> None:
     async with machine(tmp_path, gdb_reverse=True) as vm:
-        reverse, debugger = Reverse(vm), vm.debugger
+        reverse, debugger = vm.reverse, vm.debugger
         point = await debugger.add("code", AGAIN)
         moments = []
         for _ in range(5):
@@ -92,12 +93,62 @@ async def test_backwards_by_packets(tmp_path: Path) -> None:
         assert await client.ask("bc") == "T05thread:1;replaylog:begin;"
 
 
+NOWHERE = 0x9000
+"""Nobody touches it: a search for that goes back to the beginning, an instruction at a time."""
+
+
+async def far_from_the_beginning(vm: avmm.Vm) -> None:
+    history = await vm.keep_history(0.002)
+    await vm.resume()
+    await vm.wait_until(lambda: len(history.moments) > 3)
+    await vm.sleep(0.001)
+    await vm.pause()
+    await vm.debugger.add("write", NOWHERE, 2)
+
+
+async def test_a_search_backwards_that_is_called_off_ends_where_it_has_come_to(tmp_path: Path) -> None:
+    async with machine(tmp_path) as vm:
+        await far_from_the_beginning(vm)
+        assert vm.history is not None
+        began = here(vm)
+        going = asyncio.ensure_future(vm.reverse.resume())
+        await wait_for(lambda: vm.reverse._searching)
+        await vm.pause()  # nothing was searched to its end
+        assert (await going).cause == "pause"
+        assert here(vm) == began
+        last, before = vm.history.moments[-1].units, vm.history.moments[-2].units
+        going = asyncio.ensure_future(vm.reverse.resume())
+        await wait_for(lambda: vm.reverse._searching and vm.partition.processor.units in range(before, last), 10**7)
+        await vm.pause()  # the part behind the last snapshot was
+        assert (await going).cause == "pause"
+        assert vm.partition.processor.units == last
+        assert vm.state is avmm.RunState.PAUSED
+        await vm.debugger.remove_all("console")
+        await vm.resume()
+        await vm.sleep(0.01)
+        assert not await vm.reverse.call_off()
+
+
+async def test_gdbs_interrupt_calls_a_search_backwards_off(tmp_path: Path) -> None:
+    async with machine(tmp_path) as vm:
+        await far_from_the_beginning(vm)
+        async with connected(vm) as client:
+            client.send(encode(b"bc"))
+            await wait_for(lambda: vm.reverse._searching)
+            client.send(b"\x03")
+            assert (await client.receive()).decode() == "T02thread:1;"
+            assert await client.ask("m7dfe,2") == "55aa"  # and it is answered as before
+            client.send(encode(b"bc"))
+            await wait_for(lambda: vm.reverse._searching)
+        await wait_for(lambda: vm.state is avmm.RunState.RUNNING, 10**7)  # gone in the midst of it: the machine goes on
+
+
 async def test_without_a_history(tmp_path: Path) -> None:
     async with machine(tmp_path) as vm, connected(vm) as client:
         assert "Reverse" not in await client.ask("qSupported")
         assert await client.ask("bs") == ""
         with pytest.raises(DebugError, match="no history"):
-            await Reverse(vm).step()
+            await vm.reverse.step()
         assert "no history" in await vm.monitor("reverse-step")
         assert "kept since" in await vm.monitor("history")
         assert "beginning of the history" in await vm.monitor("reverse-continue")

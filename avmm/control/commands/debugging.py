@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 
 from avmm.control.commands.command import Call
 from avmm.control.qmp import QmpError
-from avmm.control.reverse import Reverse
 from avmm.debug.debugger import Debugger, Stop
 from avmm.hypervisor.report import LONGEST, decoded, registers
 
@@ -188,12 +187,12 @@ async def _continue(call: Call, words: list[str]) -> str:
 
 async def _reverse_step(call: Call, words: list[str]) -> str:
     _words(words, "reverse-step", 0, 0)
-    return await _back(call, Reverse(call.running).step)
+    return await _back(call, call.running.reverse.step)
 
 
 async def _reverse_continue(call: Call, words: list[str]) -> str:
     _words(words, "reverse-continue", 0, 0)
-    return await _back(call, Reverse(call.running).resume)
+    return await _back(call, call.running.reverse.resume)
 
 
 async def _back(call: Call, go: Callable[[], Awaitable[Stop]]) -> str:
