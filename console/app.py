@@ -97,6 +97,8 @@ class Console:
         self._had_mouse = False
         self._away = False
         """Whether the shell has the terminal."""
+        self._going_back: Machine | None = None
+        """Which machine a search backwards is under way on: Ctrl-C ends that, and is not the guest's."""
         self._bug: BaseException | None = None
         self.around = Surroundings(self, STYLE, depth_here())
         self.stage: Stage = Stage(self.around.areas, self.around.tell_room)
@@ -173,6 +175,9 @@ class Console:
         def any_key(event: KeyPressEvent) -> object:
             waited = self.router.waiting
             for press in event.key_sequence:
+                if press.key == Keys.ControlC and self._going_back is not None:
+                    self.background(self._execute(self._going_back, "stop", {}, ""))
+                    continue
                 key = press.key.value if isinstance(press.key, Keys) else press.key
                 self._take(self.router.feed(key, press.data))
             if self.router.escaped:
@@ -271,7 +276,12 @@ class Console:
         self.background(self._answer(line))
 
     async def _answer(self, line: str) -> None:
-        answer = await self._interpreters[self.machine].run(line)
+        machine = self.machine
+        if line.split()[:1] == ["reverse-continue"]:
+            self._going_back = machine
+            self.say("it goes back: Ctrl-C stops it where it has come to")
+        answer = await self._interpreters[machine].run(line)
+        self._going_back = None
         if isinstance(answer, LiveView):
             self.page = answer
             self.around.arrange()

@@ -91,6 +91,7 @@ class Machine:
         self.lost_because = ""
         """Why nothing more comes from it; empty while it does."""
         self.keyboard, self.line = TypeAhead(), TypeAhead()
+        self._depth = depth
         self._screen = ScreenView(depth)
         self._serial = SerialView(depth)
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,12 +125,14 @@ class Machine:
 
     def facts_changed(self) -> None:
         """There are new facts."""
+        self._back()
         if self.seat.facts is not None:
             self.path.take(self.seat.facts, asyncio.get_running_loop().time())
         self.on_change(self, Changed("facts"))
 
     def serial(self, data: bytes) -> None:
         """The guest wrote to its serial line."""
+        self._back()
         self._serial.take(data)
         self.on_change(self, Changed("serial"))
 
@@ -141,6 +144,12 @@ class Machine:
         """Nothing more will come."""
         self.lost_because = reason
         self.on_change(self, Changed("lost", reason))
+
+    def _back(self) -> None:
+        """Something comes from it. If it was lost it is another now, which tells its serial line's past from the beginning."""
+        if self.lost_because:
+            self.lost_because = ""
+            self._serial = SerialView(self._depth)
 
     # -- what is shown
 

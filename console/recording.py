@@ -10,13 +10,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TextIO, TypeVar, cast
 
 from prompt_toolkit.output import Output, create_output
 
 import avmm
+from avmm.control.seat import Seat
 from avmm.hypervisor.partition import RunState
 from avmm.hypervisor.trace import Event
 
@@ -64,11 +65,15 @@ class RecordedTerminal:
 
 
 class PlainLog:
-    """Writes the serial line's output line by line, and between them events as ``[seconds] name field=value``."""
+    """Writes the serial line's output line by line, and between them events as ``[seconds] name field=value``.
 
-    def __init__(self, vm: avmm.Vm, file: TextIO) -> None:
-        self._vm = vm
+    ``now`` tells the machine's time; with ``label`` each line says which machine's it is.
+    """
+
+    def __init__(self, file: TextIO, now: Callable[[], float], label: str = "") -> None:
         self._file = file
+        self._now = now
+        self._label = f"{label}: " if label else ""
         self._line = bytearray()
 
     def serial(self, data: bytes) -> None:
@@ -76,42 +81,92 @@ class PlainLog:
         *lines, rest = (bytes(self._line) + data).split(b"\n")
         self._line = bytearray(rest)
         for line in lines:
-            self._file.write(plain(line.decode("utf-8", "replace")) + "\n")
+            self._write(plain(line.decode("utf-8", "replace")))
         if len(self._line) > LONGEST:  # a guest need not end its lines
             self.finish_line()
 
-    def event(self, event: Event) -> None:
-        """Take an event of the trace."""
-        self._note(event.name, **event.fields)
-
-    def state(self, state: RunState) -> None:
-        """Take a new state of the machine."""
-        reason = self._vm.partition.off_reason
-        self._note(state.value, **({"reason": reason} if reason and state is RunState.OFF else {}))
-
-    def _note(self, name: str, **fields: object) -> None:
+    def note(self, name: str, **fields: object) -> None:
+        """Take an event."""
         self.finish_line()
-        words = [f"[{self._vm.now:12.6f}] {name}", *(f"{key}={value}" for key, value in fields.items())]
-        self._file.write(" ".join(words) + "\n")
+        self._write(" ".join([f"[{self._now():12.6f}] {name}", *(f"{key}={value}" for key, value in fields.items())]))
         self._file.flush()
 
     def finish_line(self) -> None:
         """Write out a line that has not ended."""
         if self._line:
-            self._file.write(plain(self._line.decode("utf-8", "replace")) + "\n")
+            self._write(plain(self._line.decode("utf-8", "replace")))
             self._line.clear()
+
+    def _write(self, line: str) -> None:
+        self._file.write(f"{self._label}{line}\n")
+
+
+class SeatLog:
+    """Logs what is heard at a seat: the serial line, the states that the machine is in, and that it was lost."""
+
+    def __init__(self, seat: Seat, file: TextIO, label: str = "") -> None:
+        self._seat = seat
+        self._log = PlainLog(file, self._now, label)
+        self._state = ""
+
+    def _now(self) -> float:
+        facts = self._seat.facts
+        return facts.machine_ns / 1e9 if facts is not None else 0.0
+
+    def serial(self, data: bytes) -> None:
+        """Take a piece of the guest's output."""
+        self._log.serial(data)
+
+    def facts_changed(self) -> None:
+        """Note a state that is new."""
+        facts = self._seat.facts
+        if facts is not None and facts.state != self._state:
+            self._state = facts.state
+            self._log.note(facts.state, **({"reason": facts.reason} if facts.reason else {}))
+
+    def lost(self, reason: str) -> None:
+        """Note why nothing more comes."""
+        self._state = ""
+        self._log.note("lost", reason=reason)
+
+    def picture_changed(self) -> None:
+        """Pictures are not logged."""
+
+    def bell(self) -> None:
+        """Nor is the bell."""
 
 
 @contextmanager
 def logged(vm: avmm.Vm, path: str | None) -> Iterator[None]:
-    """Write the log, for the time of a with block; None writes none."""
+    """Write the log of a machine of this process, for the time of a with block; None writes none."""
     with ExitStack() as held:
         if path is not None:
-            log = PlainLog(vm, held.enter_context(open(path, "w", encoding="utf-8")))
+            log = PlainLog(held.enter_context(open(path, "w", encoding="utf-8")), lambda: vm.now)
+
+            def state(state: RunState) -> None:
+                reason = vm.partition.off_reason
+                log.note(state.value, **({"reason": reason} if reason and state is RunState.OFF else {}))
+
+            def event(event: Event) -> None:
+                log.note(event.name, **event.fields)
+
             held.callback(log.finish_line)
             held.enter_context(_listening(vm.serial.listeners, log.serial))
-            held.enter_context(_listening(vm.partition.observers, log.state))
-            held.enter_context(_listening(vm.partition.trace_log.subscribers, log.event))
+            held.enter_context(_listening(vm.partition.observers, state))
+            held.enter_context(_listening(vm.partition.trace_log.subscribers, event))
+        yield
+
+
+@contextmanager
+def seats_logged(seats: Sequence[Seat], path: str | None) -> Iterator[None]:
+    """The same of machines of other processes, each line with its machine's name where there are several."""
+    with ExitStack() as held:
+        if path is not None:
+            file = held.enter_context(open(path, "w", encoding="utf-8"))
+            for seat in seats:
+                log = SeatLog(seat, file, seat.name if len(seats) > 1 else "")
+                seat.watch(log)
+                held.callback(seat.unwatch, log)
         yield
 
 

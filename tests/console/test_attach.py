@@ -167,10 +167,42 @@ def test_the_host_goes_away(mortal: Up, own_terminal: Terminal) -> None:
     text = terminal.wait_restored()
     assert "avmm: first: the connection has ended" in text
     assert "status 1" in text
+    assert "with --reconnect the console waits for that" in text
     terminal.start("first", command="attach")
     assert "cannot reach" in terminal.wait_restored()
     terminal.start("third", command="attach")
     assert "no machine called third runs" in terminal.wait_restored()
+
+
+def test_the_host_goes_and_comes_back(mortal: Up, own_terminal: Terminal) -> None:
+    terminal = own_terminal
+    terminal.start("--reconnect", "--log", "both.txt", command="attach")
+    terminal.wait("ok>")
+    terminal.keys("echo before", "Enter")
+    terminal.wait(lambda text: text.count("before") == 2)
+    terminal.say("stats")
+    terminal.wait("PgUp PgDn scroll")
+    terminal.keys("q")
+    terminal.wait(lambda text: "PgUp" not in text)
+    os.kill(mortal.process.pid, signal.SIGKILL)
+    mortal.process.wait(PATIENCE)
+    terminal.wait("second (lost)")
+    assert "first  the connection has ended" in terminal.wait("first (lost)")
+    again = Up(mortal.folder)
+    try:
+        terminal.wait(lambda text: "(lost)" not in text and "before" not in text and "ok>" in text)
+        terminal.keys("echo after", "Enter")
+        terminal.wait(lambda text: text.count("after") == 2)
+        terminal.say("stats")  # over a connection of its own to the new host
+        terminal.wait("PgUp PgDn scroll")
+        terminal.keys("q", "C-a", "x")
+        assert "status 0" in terminal.wait_restored()
+    finally:
+        again.close()
+    log = (mortal.folder / "both.txt").read_text()
+    for line in (r"first: .*ok> echo before", r"second: \[ +[\d.]+\] running", r"first: \[ +[\d.]+\] lost reason=the connection has ended"):
+        assert re.search(line, log), log
+    assert re.search(r"lost(.|\n)*first: \[.*\] running(.|\n)*first: .*echo after", log), log
 
 
 def test_a_machine_that_ends_stays_to_be_looked_at_and_the_other_goes_on(mortal: Up, own_terminal: Terminal) -> None:

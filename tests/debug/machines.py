@@ -37,12 +37,12 @@ def label(name: str, source: str = SOURCE) -> int:
 
 
 @asynccontextmanager
-async def machine(tmp_path: Path, source: str = SOURCE, **config: Any) -> AsyncIterator[avmm.Vm]:
+async def machine(tmp_path: Path, source: str = SOURCE, threads: int = 1, **config: Any) -> AsyncIterator[avmm.Vm]:
     """Paused by ``gdb_wait`` unless ``config`` says otherwise."""
     image = tmp_path / "boot.img"
     image.write_bytes(assemble(source + END, 16, LOAD).ljust(1440 * 1024, b"\0"))
     settings: dict[str, Any] = {"memory": "2M", "gdb": "127.0.0.1:0", "gdb_wait": True, **config}
-    async with avmm.Host() as host:
+    async with avmm.Host(threads=threads) as host:
         vm = await host.create_vm(avmm.VmConfig(floppies=[avmm.Disk(image, "overlay")], **settings))
         await vm.start()
         yield vm

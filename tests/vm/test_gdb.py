@@ -37,15 +37,28 @@ async def gdb(vm: avmm.Vm, *commands: str, symbols: Path | None = None) -> str:
     return output.decode()
 
 
+def in_order(said: str, *lines: str) -> list[re.Match[str]]:
+    """Find patterns in what gdb said, one behind the other."""
+    matches = []
+    for line in lines:
+        found = re.search(line, said)
+        assert found, f"{line} is not in\n{said}"
+        said = said[found.end() :]
+        matches.append(found)
+    return matches
+
+
 @pytest.mark.asyncio
-async def test_a_real_mode_boot_sector(tmp_path: Path) -> None:
-    async with machine(tmp_path) as vm:
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_a_real_mode_boot_sector(tmp_path: Path, threads: int) -> None:
+    async with machine(tmp_path, threads=threads) as vm:
         said = await gdb(
             vm, "x/i $pc", f"break *{LOAD:#x}", "continue", "x/2i $pc", "stepi 5", "info registers eip cs sp", "delete",
             f"watch *(short *){COUNT:#x}", "continue", "continue", "print $cx", "delete", f"tbreak *{label('print'):#x}", "continue",
             "set var $eax = 0x0e42", f"tbreak *{label('counted'):#x}", "continue", "find /b 0xb8000, +4000, 0x42", f"x/2xb {LOAD + 510:#x}", "monitor info status", "detach",
         )  # fmt: skip
-        for line in (
+        in_order(
+            said,
             r"=> 0xffff0:\s+ljmp\s+\$0xf000,\$0xe05b",
             r"Breakpoint 1, 0x00007c00 in",
             r"=> 0x7c00:\s+xor\s+%ax,%ax",
@@ -60,10 +73,7 @@ async def test_a_real_mode_boot_sector(tmp_path: Path) -> None:
             r"0x7dfe:\s+0x55\s+0xaa",
             r"VM status: paused",
             r"\[Inferior 1 \(Remote target\) detached\]",
-        ):
-            found = re.search(line, said)
-            assert found, f"{line} is not in\n{said}"
-            said = said[found.end() :]
+        )
         assert vm.state is avmm.RunState.RUNNING
         assert vm.debugger.points == {}
 
@@ -76,7 +86,8 @@ async def test_a_boot_sector_backwards(tmp_path: Path) -> None:
             "reverse-continue", "print $cx", "delete", f"watch *(short *){COUNT:#x}", "reverse-continue", "print $pc",
             "reverse-continue", "info registers eip", "continue", "detach",
         )  # fmt: skip
-        for line in (
+        in_order(
+            said,
             r"\$1 = 1",
             rf"\$2 = .*{label('again'):#x}",
             r"Breakpoint 1, ",
@@ -86,10 +97,7 @@ async def test_a_boot_sector_backwards(tmp_path: Path) -> None:
             r"No more reverse-execution history",
             r"eip\s+0xffff0",
             r"Hardware watchpoint 2: .*\n\nOld value = 0\nNew value = 1",
-        ):
-            found = re.search(line, said)
-            assert found, f"{line} is not in\n{said}"
-            said = said[found.end() :]
+        )
 
 
 @pytest.mark.linux
@@ -111,7 +119,8 @@ async def test_linux_with_symbols(tmp_path: Path) -> None:
             "tbreak entry_SYSCALL_64", "continue", "stepi", "info symbol $pc", "print/x $rip - (long) &entry_SYSCALL_64",
             "watch *(long *) &jiffies_64", "continue", "detach", symbols=symbols,
         )  # fmt: skip
-        for line in (
+        matches = in_order(
+            said,
             r"Breakpoint 1, 0x[0-9a-f]+ in __x64_sys_newuname \(\)",
             r"__x64_sys_newuname in section \.text",
             r"=> 0x[0-9a-f]+ <__x64_sys_newuname>:",
@@ -124,12 +133,8 @@ async def test_linux_with_symbols(tmp_path: Path) -> None:
             r"entry_SYSCALL_64 \+ \d+ in section \.text",
             r"\$1 = 0x[1-9a-f]",
             r"Old value = (\d+)\nNew value = (\d+)",
-        ):
-            found = re.search(line, said)
-            assert found, f"{line} is not in\n{said}"
-            said = said[found.end() :]
-            if line.startswith("Old"):
-                assert int(found[2]) == int(found[1]) + 1
+        )
+        assert int(matches[-1][2]) == int(matches[-1][1]) + 1
         await vm.serial.wait_for("Linux\r\n")
         assert await shell.run("echo still here") == "still here"
 

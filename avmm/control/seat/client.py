@@ -37,12 +37,25 @@ class RemoteSeat:
         self.lost = ""
         """Why there is no connection any more; empty while there is one."""
         self._viewers: list[Viewer] = []
+        self._room: bytes = b""
         self._past = bytearray()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._writer: asyncio.StreamWriter
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
+        await self._connect()
+        return self
+
+    async def reconnect(self) -> None:
+        """Sit down once more where the connection was lost: its viewers hear what there is now. ConfigError when it cannot be reached."""
+        await self._connect()
+        self.lost = ""
+        self._past.clear()
+        if self._room:
+            self._writer.write(self._room)
+
+    async def _connect(self) -> None:
         try:
             reader, self._writer = await asyncio.open_unix_connection(self.path)
         except OSError as error:
@@ -53,7 +66,6 @@ class RemoteSeat:
             self._writer.close()
             raise
         self._task = asyncio.get_running_loop().create_task(self._read(reader), name=f"attached:{self.name}")
-        return self
 
     async def _greet(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -127,6 +139,7 @@ class RemoteSeat:
         if self.lost:
             return
         self.lost = reason
+        self._writer.close()
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -150,8 +163,9 @@ class RemoteSeat:
 
     def room(self, width: int, height: int) -> None:
         """Let larger pictures be shrunk before they are sent."""
+        self._room = wire.encode_room(width, height)
         if not self.lost:
-            self._writer.write(wire.encode_room(width, height))
+            self._writer.write(self._room)
 
     async def _ask(self, message: bytes) -> None:
         if self.lost:
