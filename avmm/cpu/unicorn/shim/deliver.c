@@ -202,7 +202,8 @@ static void __attribute__((noinline)) on_special_block(void *uc, uint64_t addres
 }
 static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
     if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
-    if (__builtin_expect(v->debug.active || v->left <= 0 || (address == v->last_block && size <= LONGEST_STRING && address != v->no_string), 0)) {
+    bool string = address == v->last_block && size <= LONGEST_STRING && address != v->no_string;
+    if (__builtin_expect(v->debug.active || v->left <= 0 || string, 0)) {
         on_special_block(uc, address, size, v);
         return;
     }
