@@ -26,6 +26,7 @@ from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style
 
 from avmm.control.config import ConfigError
+from avmm.control.inputs import InputsFull
 from avmm.control.qmp import QmpError
 from avmm.control.seat import SeatError
 
@@ -252,7 +253,7 @@ class Console:
         """Do something at a seat, and say how it ended."""
         try:
             await work
-        except SeatError as error:
+        except (SeatError, InputsFull) as error:
             said = str(error)
         if said:
             self.say(said)

@@ -21,6 +21,9 @@ import click
 import avmm
 
 CHUNK = 4096
+ENOUGH = 64
+"""Pieces that wait for a machine that stands still before no more is read."""
+REST = 0.05
 
 
 class SerialLog:
@@ -72,6 +75,7 @@ class SerialStdio:
         self._gone = False
         self._loop = asyncio.get_running_loop()
         self._listening = False
+        self._resting: asyncio.TimerHandle | None = None
         self._feeder: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -86,10 +90,21 @@ class SerialStdio:
 
     async def _feed_file(self) -> None:
         while data := os.read(self._source, CHUNK):
+            while self._crowded:  # noqa: ASYNC110  a paused machine says nothing when it goes on
+                await asyncio.sleep(REST)
             self._vm.serial.write(data)
             await asyncio.sleep(0)
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether the machine, which stands still, has enough waiting for it."""
+        return self._vm.inputs.waiting >= ENOUGH
+
     def _readable(self) -> None:
+        if self._crowded:
+            self._loop.remove_reader(self._source)
+            self._resting = self._loop.call_later(REST, self._loop.add_reader, self._source, self._readable)
+            return
         data = os.read(self._source, CHUNK)
         if data:
             self._vm.serial.write(data)
@@ -98,6 +113,8 @@ class SerialStdio:
 
     def _stop_listening(self) -> None:
         if self._listening:
+            if self._resting is not None:
+                self._resting.cancel()
             self._loop.remove_reader(self._source)
             self._listening = False
 

@@ -19,6 +19,8 @@ from avmm.hypervisor.partition import Partition
 
 CHECK = "check"
 """An input that does nothing: it says what the machine's :func:`fingerprint` was."""
+LIMIT = 4096
+"""Inputs that wait for a settled moment, which a machine that is paused does not come to."""
 _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags", "cr0", "cr2",
               "cr3", "cr4", "efer", "cs", "ss", "ds", "es", "fs", "gs")  # fmt: skip
 
@@ -31,6 +33,10 @@ class Input:
     units: int
     kind: str
     values: tuple[Any, ...] = ()
+
+
+class InputsFull(Exception):
+    """A machine that stands still has as many inputs waiting for it as are kept; the sentence says what to do."""
 
 
 class Diverged(Exception):
@@ -64,7 +70,10 @@ class Inputs:
         self._marker = partition.clock.timer(_nothing)
 
     def post(self, kind: str, *values: Any) -> None:
-        """Do it: now, or at the next settled moment if a record is kept. While a record is given again it is ignored, or ends that."""
+        """Do it: now, or at the next settled moment if a record is kept. While a record is given again it is ignored, or ends that.
+
+        InputsFull when :data:`LIMIT` wait already.
+        """
         if self._script:
             if self.on_interference is None:
                 self.ignored += 1
@@ -72,6 +81,8 @@ class Inputs:
             self.on_interference()
             self.replay(())
         if self.journals and not self._partition.state.ended:
+            if len(self._waiting) >= LIMIT:
+                raise InputsFull(f"{LIMIT} keys and other inputs wait for {self._partition.name} already: let it run first")
             self._waiting.append((kind, values))
             self._partition.processor.kick()
             self._partition.vcpu.wake()

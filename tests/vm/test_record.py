@@ -16,8 +16,13 @@ import pytest_asyncio
 import avmm
 import guests
 from avmm.control import record as records
-from avmm.control.inputs import Diverged
+from avmm.control.commands import COMMANDS
+from avmm.control.commands.target import Target
+from avmm.control.inputs import LIMIT, Diverged, InputsFull
+from avmm.control.qmp import QmpError
 from avmm.control.record import Recorder, RecordError, Replay
+from avmm_console.serial_io import CHUNK, ENOUGH, SerialStdio
+from tests.turns import turns, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -247,3 +252,54 @@ async def test_files_that_are_no_records(data: bytes, tmp_path: Path) -> None:
             records.read(tmp_path / "x")
     with pytest.raises(RecordError, match="cannot read the record"):
         records.read(tmp_path / "nowhere")
+
+
+async def test_a_paused_machine_keeps_a_bounded_number_of_inputs(host: avmm.Host, tmp_path: Path) -> None:
+    """Which come when it goes on, in order; what was one too many is said, by QMP as well, and the machine takes no harm."""
+    vm = await host.create_vm(avmm.VmConfig(memory="16M", disks=[avmm.Disk(guests.image(), "overlay")]))
+    recorder = await Recorder.begin(vm, tmp_path / "r")
+    await vm.start()
+    await vm.screen.wait_for("ok>")
+    await vm.pause()
+    for key in ("e", "c", "h", "o", "spc", "h", "i", "ret"):
+        vm.keyboard.press(key)
+        vm.keyboard.release(key)
+    for _ in range(LIMIT - 16):
+        vm.mouse.move(0, 0)
+    for one_more in (lambda: vm.keyboard.press("a"), lambda: vm.mouse.move(1, 1), lambda: vm.serial.write("x")):
+        with pytest.raises(InputsFull, match="4096 keys and other inputs wait for vm already: let it run first"):
+            one_more()
+    with pytest.raises(InputsFull):
+        await vm.reset()
+    target = Target(host, COMMANDS, lambda: None, vm)
+    with pytest.raises(QmpError, match="let it run first"):
+        await target.execute("send-key", {"keys": [{"type": "qcode", "data": "a"}]})
+    target.unwatch(vm)
+    assert vm.inputs.waiting == LIMIT
+    await vm.resume()
+    await vm.screen.wait_for("\nhi")
+    assert vm.inputs.waiting == 0
+    await recorder.close()
+
+
+async def test_standard_input_waits_for_a_paused_machine(host: avmm.Host, tmp_path: Path) -> None:
+    vm = await host.create_vm(avmm.VmConfig(memory="16M", disks=[avmm.Disk(guests.image(), "overlay")]))
+    recorder = await Recorder.begin(vm, tmp_path / "r")
+    await vm.start()
+    await vm.screen.wait_for("ok>")
+    await vm.pause()
+    text = tmp_path / "text"
+    text.write_bytes(b"x" * (ENOUGH + 10) * CHUNK)
+    source = os.open(text, os.O_RDONLY)
+    link = SerialStdio(vm, source, source)
+    try:
+        link.open()
+        await until(lambda: vm.inputs.waiting == ENOUGH)
+        await turns()
+        assert vm.inputs.waiting == ENOUGH
+        await vm.resume()
+        await vm.wait_until(lambda: os.lseek(source, 0, os.SEEK_CUR) == text.stat().st_size and not vm.inputs.waiting, 10)
+    finally:
+        link.close()
+        os.close(source)
+    await recorder.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from avmm.control.config import ConfigError
+from avmm.control.inputs import InputsFull
 from avmm.control.mode import ModeError
 from avmm.control.physical import VirtualizeError
 from avmm.control.qmp import QmpError
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 REQUIRED = object()
 REFUSALS = (
-    BlockError, ConfigError, DebugError, DeviceImageError, ImageError, InstallError, ModeError, QmpError, SnapshotError, VirtualizeError
+    BlockError, ConfigError, DebugError, DeviceImageError, ImageError, InputsFull, InstallError, ModeError, QmpError, SnapshotError,
+    VirtualizeError,
 )  # fmt: skip
 """What a machine raises when it cannot do what a command asks for; each says why in one sentence."""
 _NAMES: dict[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from avmm.control.inputs import InputsFull
 from avmm.control.listener import Listener
 from avmm.control.seat import wire
 from avmm.control.seat.local import PAST, LocalSeat
@@ -133,7 +134,7 @@ class Session:
             sentence = ""
             try:
                 await self._do(kind, payload)
-            except SeatError as error:
+            except (SeatError, InputsFull) as error:
                 sentence = str(error)
             self._write(wire.message(Kind.DONE, sentence.encode()))
             await self._writer.drain()
