@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
+from avmm.clock import MILLISECOND
 from avmm.control.watch import MachineEnded, WaitTimeout, wait_until
 from avmm.devices.line import Sink
 from avmm.host.requests import StorageRequest
@@ -43,8 +44,8 @@ STEPS = {
 SIGNAL = "hypercall HvSignalEvent"
 DISK_DEVICES = frozenset({"ata0", "ata1", "bmide"})
 DISK_LINES = (14, 15)
-QUIET = 5_000_000
-"""ns of the host's time."""
+QUIET = 5 * MILLISECOND
+"""Machine time for which a guest that tells nothing has left its ATA disk alone when it has done with a command."""
 _KINDS = {
     IrpKind.PORT_READ: "IN {:03X}h",
     IrpKind.PORT_WRITE: "OUT {:03X}h",
@@ -117,6 +118,8 @@ class RequestTracer:
         self._by_id: dict[int, _Journey] = {}
         self._by_transaction: dict[int, _Journey] = {}
         self._on_ata: _Journey | None = None
+        self._heard = 0
+        """Machine time when there was something of an ATA disk last."""
         self._signalled = 0
         """When the guest signalled last, until a packet is taken."""
         self._undo: list[Callable[[], None]] = []
@@ -168,6 +171,7 @@ class RequestTracer:
         def changed(level: bool) -> None:
             journey = self._on_ata
             if level and journey is not None:
+                self._heard = self._vm.partition.clock.now()
                 journey.hop(HYPERVISOR, f"IRQ {number}")
             if sink is not None:
                 sink(level)
@@ -175,9 +179,9 @@ class RequestTracer:
         return changed
 
     def enough(self) -> bool:
-        """Whether all were traced that were wanted. A guest that tells nothing has done with its ATA command when it leaves it alone."""
+        """Whether all were traced that were wanted."""
         journey = self._on_ata
-        if journey is not None and not journey.number and journey.served and monotonic_ns() - journey.trace.hops[-1].at > QUIET:
+        if journey is not None and not journey.number and journey.served and self._vm.partition.clock.now() - self._heard > QUIET:
             self._finish(journey)
         return len(self.finished) >= self._limit
 
@@ -213,6 +217,7 @@ class RequestTracer:
             if irp.kind is not IrpKind.PORT_WRITE:
                 return
             journey = self._on_ata = _Journey()
+        self._heard = self._vm.partition.clock.now()
         journey.irps[irp.id] = irp
         journey.dma |= irp.device.name == "bmide"
         self._by_id[irp.id] = journey
@@ -249,6 +254,7 @@ class RequestTracer:
         journey = self._by_id.get(request.id) or self._on_ata
         if journey is None:
             return
+        self._heard = self._vm.partition.clock.now()
         trace = journey.trace
         if not journey.served:
             trace.op, trace.lba, trace.id = request.op.value, request.lba, request.id

@@ -130,3 +130,29 @@ def test_avmm_trace(capsys: pytest.CaptureFixture[str]) -> None:
     few = list(folded(found[1]["hops"]))
     assert len(few) < len(found[1]["hops"]) / 2
     assert any("OUT 1F2h, OUT 1F3h, OUT 1F4h, OUT 1F5h: each traps" in hop["what"] for hop in few)
+
+
+@pytest.mark.asyncio
+async def test_a_guest_that_tells_nothing_has_done_when_it_leaves_the_disk_alone(tmp_path: Path) -> None:
+    """By machine time: in virtual time it takes no longer than the guest does, and the trace ends with the command's last access."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+
+    async def guest(cpu: avmm.ScriptCpu) -> None:
+        for port, value in ((0x1F6, 0xE0), (0x1F2, 1), (0x1F3, 7), (0x1F4, 0), (0x1F5, 0), (0x1F7, 0x20)):
+            await cpu.outb(port, value)
+        while await cpu.inb(0x1F7) & 0x88 != 0x08:  # BSY clear, DRQ set
+            pass
+        await cpu.insw(0x1F0, 256)
+        await cpu.inb(0x1F7)
+        while True:
+            await cpu.inb(0x40)
+
+    async with avmm.Host() as host:
+        vm = await host.create_vm(avmm.VmConfig(memory="2M", disks=[avmm.Disk(image)]), guest)
+        tracing = asyncio.create_task(trace_requests(vm))
+        await vm.start()
+        (trace,) = await tracing
+        assert (trace.path, trace.op, trace.lba, trace.sectors) == ("pio", "read", 7, 1)
+        assert words(trace)[-1] == "IN 1F7h: VM entry"
+        assert vm.now < 0.1

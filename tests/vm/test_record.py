@@ -290,8 +290,8 @@ async def test_standard_input_waits_for_a_paused_machine(host: avmm.Host, tmp_pa
     await vm.pause()
     text = tmp_path / "text"
     text.write_bytes(b"x" * (ENOUGH + 10) * CHUNK)
-    source = os.open(text, os.O_RDONLY)
-    link = SerialStdio(vm, source, source)
+    source, sink = os.open(text, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+    link = SerialStdio(vm, source, sink)
     try:
         link.open()
         await until(lambda: vm.inputs.waiting == ENOUGH)
@@ -302,4 +302,5 @@ async def test_standard_input_waits_for_a_paused_machine(host: avmm.Host, tmp_pa
     finally:
         link.close()
         os.close(source)
+        os.close(sink)
     await recorder.close()
