@@ -52,13 +52,9 @@ class GuestMemory:
 
         After storing into it: :meth:`changed`.
         """
-        view, size, pieces = self.view, self.size, []
-        for address, length in segments:
-            end = address + length
-            if address < 0 or end > size:
-                return None
-            pieces.append(view[address:end])
-        return pieces
+        view, size = self.view, self.size
+        pieces = [view[address : address + length] for address, length in segments if 0 <= address <= size - length]
+        return pieces if len(pieces) == len(segments) else None
 
     def changed(self, segments: Sequence[Segment]) -> None:
         """Tell the processor that segments got other contents, by way of :meth:`pieces`."""

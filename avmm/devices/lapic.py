@@ -155,7 +155,7 @@ class LocalApic(Device):
         return vector
 
     def _deliverable(self) -> bool:
-        if not self._svr & SVR_ENABLE or not self._base & BASE_ENABLE:
+        if not self._irr or not self._svr & SVR_ENABLE or not self._base & BASE_ENABLE:
             return False
         requested = (self._irr.bit_length() - 1) >> 4
         return requested > (self._isr.bit_length() - 1) >> 4 and requested > self._tpr >> 4
@@ -173,7 +173,7 @@ class LocalApic(Device):
 
     def inject(self, vector: int, level_triggered: bool = False) -> None:
         """Accept a fixed interrupt message, from the I/O APIC, an IPI or a synthetic source."""
-        if not self.enabled:
+        if not self._svr & SVR_ENABLE or not self._base & BASE_ENABLE:
             return
         if vector < FIRST_LEGAL_VECTOR:
             self._error(ESR_RECEIVE_ILLEGAL)
@@ -182,9 +182,10 @@ class LocalApic(Device):
         self._irr |= bit
         if level_triggered:
             self._tmr |= bit
-        else:
+        elif self._tmr:
             self._tmr &= ~bit
-        self._update()
+        if not self._driven:  # one more request takes none back
+            self._update()
 
     def pic_changed(self, level: bool) -> None:
         """The PIC's INTR output, wired to LINT0, has changed."""

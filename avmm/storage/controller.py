@@ -25,9 +25,9 @@ from avmm.clock import MICROSECOND, Timer, VirtualClock
 from avmm.hypervisor.irp import journey
 from avmm.memory import PAGE, GuestMemory, Segment
 from avmm.storage import scsi_pages, sense, wire
-from avmm.storage.scsi_disk import Command, Result, ScsiDisk, Work
+from avmm.storage.scsi_disk import GOOD, Command, Result, ScsiDisk, Work
 from avmm.storage.sense import Sense, SenseKey
-from avmm.storage.storvsp import Execute, ProtocolError, Reset, StorVsp
+from avmm.storage.storvsp import ProtocolError, Reset, StorVsp
 from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
 from avmm.vmbus.packets import COMPLETION_REQUESTED, Packet, PacketKind
 from avmm.vmbus.ranges import GpaRange, pack_ranges, unpack_ranges
@@ -65,7 +65,7 @@ class ScsiStats:
 class SavedRequest:
     """A request in flight of which the medium has done its part: in virtual time its end is still to come."""
 
-    execute: Execute
+    request: ScsiRequest
     transaction_id: int
     ranges: tuple[GpaRange, ...]
     result: Result
@@ -86,10 +86,10 @@ class ScsiState:
 class _Exchange:
     """A request in flight. It is taken out of the controller's table when it is completed; what comes later is dropped."""
 
-    __slots__ = ("execute", "packet", "result", "timer")
+    __slots__ = ("packet", "request", "result", "timer")
 
-    def __init__(self, execute: Execute, packet: Packet) -> None:
-        self.execute = execute
+    def __init__(self, request: ScsiRequest, packet: Packet) -> None:
+        self.request = request
         self.packet = packet
         self.result: Result | None = None
         """What the medium said, when it has."""
@@ -195,7 +195,7 @@ class ScsiController:
         except ProtocolError as error:
             channel.fail(f"{self.name}: {error}")
             return
-        if isinstance(action, Execute):
+        if isinstance(action, ScsiRequest):
             self._execute(channel, action, packet)
             return
         if isinstance(action, Reset):
@@ -206,38 +206,39 @@ class ScsiController:
 
     # -- SCSI requests
 
-    def _execute(self, channel: ChannelEnd, execute: Execute, packet: Packet) -> None:
-        request = execute.request
+    def _execute(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet) -> None:
         self.stats.requests += 1
-        direction = request.direction
-        length = request.transfer_length if direction != _NONE else 0
-        if direction > _NONE or request.cdb_length > wire.CDB_SIZE or length > packet.ranges.byte_count or length > self._largest:
-            self._refuse(channel, execute, packet)
+        _, _, _, _, path, target, lun, cdb_length, _, direction, _, length, cdb, _ = request
+        ranges = packet.ranges
+        if direction == _NONE:
+            length = 0
+        if direction > _NONE or cdb_length > wire.CDB_SIZE or length > self._largest or length > ranges.byte_count:
+            self._refuse(channel, request, packet)
             return
-        cdb = request.cdb[: request.cdb_length]
-        disk = self._find(request)
+        cdb = cdb[:cdb_length]
+        disk = self._find(path, target, lun)
         if disk is None or cdb[:1] == b"\xa0":
-            self._for_nobody(execute, packet, cdb, present=disk is not None)
+            self._for_nobody(request, packet, cdb, present=disk is not None)
             return
-        segments = packet.ranges.segments(length) if length else []
-        command = self._command(cdb, segments, length, out=direction == _OUT, id=packet.request_id)
+        segments = ranges.segments(length) if length else []
+        command = self._command(cdb, segments, length, direction == _OUT, packet.request_id)
         result = disk.execute(command)
         if command.copied and direction == _OUT:
             self._memory.copied += length
         if isinstance(result, Work):
-            self._start(channel, execute, packet, result)
+            self._start(channel, request, packet, result)
             return
         if result.placed:
             self._memory.changed(segments)
-        self._finish(execute, packet, result)
+        self._finish(request, packet, result)
 
-    def _refuse(self, channel: ChannelEnd, execute: Execute, packet: Packet) -> None:
-        request, given = execute.request, packet.ranges.byte_count
+    def _refuse(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet) -> None:
         if request.direction <= _NONE and request.cdb_length <= wire.CDB_SIZE:
+            given = packet.ranges.byte_count
             channel.board.trace("storvsp: bad data length", controller=self.name, length=request.transfer_length, given=given)
-        self._end(execute, packet, SrbStatus.INVALID_REQUEST)
+        self._end(request, packet, SrbStatus.INVALID_REQUEST)
 
-    def _command(self, cdb: bytes, segments: list[Segment], length: int, *, out: bool, id: int) -> Command:
+    def _command(self, cdb: bytes, segments: list[Segment], length: int, out: bool, id: int) -> Command:
         """Return the command with the guest's memory to it; in virtual time with a copy of what it sends, and room.
 
         There data must not be in the guest's memory before the time that the command takes is over.
@@ -247,11 +248,11 @@ class ScsiController:
         memory = self._memory
         pieces = memory.pieces(segments) if self._prompt else None
         if pieces is not None:
-            return Command(cdb, None, pieces=pieces, sent=length, id=id) if out else Command(cdb, room=length, pieces=pieces, id=id)
+            return Command(cdb, None, 0, pieces, length, id) if out else Command(cdb, b"", length, pieces, 0, id)
         return Command(cdb, b"".join([memory.read(*one) for one in segments]), id=id) if out else Command(cdb, room=length, id=id)
 
-    def _start(self, channel: ChannelEnd, execute: Execute, packet: Packet, work: Work) -> None:
-        exchange = _Exchange(execute, packet)
+    def _start(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet, work: Work) -> None:
+        exchange = _Exchange(request, packet)
         self._in_flight[exchange] = None
         self.stats.most_in_flight = max(self.stats.most_in_flight, len(self._in_flight))
 
@@ -261,7 +262,7 @@ class ScsiController:
             if exchange not in self._in_flight:
                 return  # aborted, or the channel was closed
             del self._in_flight[exchange]
-            self._finish(execute, packet, result)
+            self._finish(request, packet, result)
             if not self._in_flight and self.on_idle is not None:
                 self.on_idle()
 
@@ -272,66 +273,63 @@ class ScsiController:
         finally:
             journey.reset(token)
 
-    def _find(self, request: ScsiRequest) -> ScsiDisk | None:
-        return self.luns.get((request.path, request.target, request.lun))
+    def _find(self, path: int, target: int, lun: int) -> ScsiDisk | None:
+        return self.luns.get((path, target, lun))
 
     def _present(self, request: ScsiRequest) -> list[int]:
         return [lun for path, target, lun in self.luns if (path, target) == (request.path, request.target)]
 
-    def _for_nobody(self, execute: Execute, packet: Packet, cdb: bytes, *, present: bool) -> None:
+    def _for_nobody(self, request: ScsiRequest, packet: Packet, cdb: bytes, *, present: bool) -> None:
         """Answer for the target: which LUNs there are, and what a LUN that is not there says."""
-        request = execute.request
         room = request.transfer_length if request.direction == Direction.IN else 0
         if cdb[:1] == b"\xa0" and len(cdb) == 12:
             room = min(room, int.from_bytes(cdb[6:10], "big"))
-            self._finish(execute, packet, Result(scsi_pages.lun_list(self._present(request))[:room]))
+            self._finish(request, packet, Result(scsi_pages.lun_list(self._present(request))[:room]))
         elif present:
-            self._finish(execute, packet, Result(sense=sense.INVALID_FIELD))
+            self._finish(request, packet, Result(sense=sense.INVALID_FIELD))
         elif cdb[:1] == b"\x12" and len(cdb) >= 6 and not cdb[1] & 1:
             room = min(room, int.from_bytes(cdb[3:5], "big"))
-            self._finish(execute, packet, Result(scsi_pages.absent_inquiry()[:room]))
+            self._finish(request, packet, Result(scsi_pages.absent_inquiry()[:room]))
         else:
             # Linux removes LUN 0:target:lun when it reads INVALID_LUN, whatever the path: only path 0 may say it.
             status = SrbStatus.INVALID_LUN if request.path == 0 else SrbStatus.ERROR
-            self._end(execute, packet, status, Result(sense=sense.NO_SUCH_LUN))
+            self._end(request, packet, status, Result(sense=sense.NO_SUCH_LUN))
 
     # -- completions
 
-    def _finish(self, execute: Execute, packet: Packet, result: Result) -> None:
+    def _finish(self, request: ScsiRequest, packet: Packet, result: Result) -> None:
         """Complete a request with what the disk said; data go to the guest's memory first."""
         channel = self._channel
         if channel is None:
             return
         stats = self.stats
-        if result.data:
-            packet.ranges.write(self._memory, result.data)
-            stats.bytes_read += len(result.data)
+        data, why, taken, placed = result
+        if data:
+            packet.ranges.write(self._memory, data)
+            stats.bytes_read += len(data)
         else:
-            stats.bytes_read += result.placed
-            stats.bytes_written += result.taken
-        if result.sense is None:
-            self._send(self._protocol.completion(execute, _SUCCESS, 0, result.moved), packet.transaction_id)
+            stats.bytes_read += placed
+            stats.bytes_written += taken
+        if why is None:
+            self._send(request.complete(_SUCCESS, 0, len(data) or taken or placed), packet.transaction_id)
             return
-        illegal, request = result.sense.key is SenseKey.ILLEGAL_REQUEST, execute.request
-        channel.board.trace(
-            "scsi error", controller=self.name, lun=request.lun, op=request.cdb[0], key=result.sense.key, asc=result.sense.asc
-        )
-        self._end(execute, packet, SrbStatus.INVALID_REQUEST if illegal else SrbStatus.ERROR, result)
+        channel.board.trace("scsi error", controller=self.name, lun=request.lun, op=request.cdb[0], key=why.key, asc=why.asc)
+        self._end(request, packet, SrbStatus.INVALID_REQUEST if why.key is SenseKey.ILLEGAL_REQUEST else SrbStatus.ERROR, result)
 
-    def _end(self, execute: Execute, packet: Packet, status: SrbStatus, result: Result = Result()) -> None:  # noqa: B008 - it is frozen
+    def _end(self, request: ScsiRequest, packet: Packet, status: SrbStatus, result: Result = GOOD) -> None:
         """Complete a request that did not succeed."""
         self.stats.errors += 1
         why = result.sense.pack() if result.sense is not None else b""
-        self._send(self._protocol.completion(execute, status, result.status, result.moved, why), packet.transaction_id)
+        self._send(request.complete(status, result.status, result.moved, why), packet.transaction_id)
 
     def _abort(self, only: Address | None, status: SrbStatus = SrbStatus.ABORTED) -> None:
         """Complete everything in flight, or what is in flight for one LUN, as aborted."""
         aborted = Result(sense=sense.ABORTED)
         for exchange in [*self._in_flight]:
-            request = exchange.execute.request
+            request = exchange.request
             if only is None or (request.path, request.target, request.lun) == only:
                 self._give_up(exchange)
-                self._end(exchange.execute, exchange.packet, status, aborted)
+                self._end(request, exchange.packet, status, aborted)
 
     def _give_up(self, exchange: _Exchange) -> None:
         """Have nobody hear of a request's end."""
@@ -397,13 +395,13 @@ class ScsiController:
 
     def _resume(self, channel: ChannelEnd, saved: SavedRequest) -> None:
         pages = channel.memory.size // PAGE
-        if not isinstance(saved.execute, Execute) or not isinstance(saved.result, Result):
+        if not isinstance(saved.request, ScsiRequest) or not isinstance(saved.result, Result):
             raise ValueError(f"a saved request of {self.name} is none")
         ranges, _ = unpack_ranges(pack_ranges(list(saved.ranges)), len(saved.ranges), pages)
         if len(saved.result.data) > sum(one.byte_count for one in ranges):
             raise ValueError(f"a saved request of {self.name} has more data than room for them")
         packet = Packet(_GPA_DIRECT, COMPLETION_REQUESTED, saved.transaction_id, b"", ranges)
-        self._start(channel, saved.execute, packet, Work(_known(saved.result)))
+        self._start(channel, saved.request, packet, Work(_known(saved.result)))
 
 
 async def _noting(exchange: _Exchange, work: Coroutine[Any, Any, Result]) -> Result:
@@ -420,7 +418,7 @@ def _saved(exchange: _Exchange) -> SavedRequest:
     if exchange.result is None:
         raise ValueError("a medium is at work")
     result = exchange.result._replace(data=bytes(exchange.result.data))
-    return SavedRequest(exchange.execute, exchange.packet.transaction_id, tuple(exchange.packet.ranges), result)
+    return SavedRequest(exchange.request, exchange.packet.transaction_id, tuple(exchange.packet.ranges), result)
 
 
 class IdeAccelerator(ScsiController):
@@ -436,8 +434,8 @@ class IdeAccelerator(ScsiController):
         """Refuse: an IDE drive has no LUNs."""
         raise ValueError(f"{self.name} is one disk and takes no other")
 
-    def _find(self, request: ScsiRequest) -> ScsiDisk | None:
-        return next(iter(self.luns.values()), None) if request.lun == 0 else None
+    def _find(self, path: int, target: int, lun: int) -> ScsiDisk | None:
+        return next(iter(self.luns.values()), None) if lun == 0 else None
 
     def _present(self, request: ScsiRequest) -> list[int]:
         return [0] if self.luns else []

@@ -66,12 +66,11 @@ class Command:
 
     __slots__ = ("_data", "cdb", "id", "pieces", "room", "sent")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one is made for each request
         self,
         cdb: bytes,
         data: bytes | None = b"",
         room: int = 0,
-        *,
         pieces: Sequence[memoryview] = (),
         sent: int | None = None,
         id: int = 0,
@@ -81,7 +80,7 @@ class Command:
         self._data = data
         self.room = room
         self.pieces = pieces
-        self.sent = len(data or b"") if sent is None else sent
+        self.sent = sent if sent is not None else len(data or b"")
         """Bytes sent with it."""
 
     @property
@@ -131,12 +130,13 @@ class ScsiDisk:
     def execute(self, command: Command) -> Result | Work:
         """Begin a command; either it has ended, or the Work that is left is returned."""
         cdb = command.cdb
-        handler = _COMMANDS.get(cdb[0]) if cdb else None
+        op = cdb[0] if cdb else _NO_OPERATION
+        handler = _COMMANDS.get(op)
         if handler is None:
             return Result(sense=codes.INVALID_OPCODE)
-        if len(cdb) < _LENGTHS[cdb[0] >> 5]:
+        if len(cdb) < _LENGTHS[op >> 5]:
             return Result(sense=codes.INVALID_FIELD)
-        if self.attention and cdb[0] not in _NOT_HELD_UP:
+        if self.attention and op not in _NOT_HELD_UP:
             return Result(sense=self.attention.pop(0))
         return handler(self, command)
 
@@ -196,11 +196,12 @@ class ScsiDisk:
     def _read(self, command: Command) -> Result | Work:
         lba, count = _address(command.cdb)
         sense = self._check(command, lba, count)
-        if sense is None and count * SECTOR > command.room:
+        size = count * SECTOR
+        if sense is None and size > command.room:
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
-        if command.pieces and count * SECTOR == command.room and (result := self._at_once(command, lba, count)) is not None:
+        if command.pieces and size == command.room and (result := self._at_once(command, lba, count)) is not None:
             return result
         return Work(self._do_read(lba, count), count)
 
@@ -346,16 +347,14 @@ class ScsiDisk:
 
     def _check(self, command: Command, lba: int, count: int, *, writing: bool = False) -> Sense | None:
         """Return why these sectors cannot be touched by this command, None when they can."""
-        sectors = self.medium.sectors
-        if not sectors:
+        medium, cdb = self.medium, command.cdb
+        if not medium.sectors:
             return codes.NO_MEDIUM
-        if command.cdb[0] >> 5 and command.cdb[0] != 0x42 and command.cdb[1] >> 5:  # protection information, which there is not
+        if cdb[1] >> 5 and cdb[0] >> 5 and cdb[0] != 0x42:  # protection information, which there is not
             return codes.INVALID_FIELD
-        if lba + count > sectors:
+        if lba + count > medium.sectors:
             return codes.OUT_OF_RANGE
-        if writing and self.medium.read_only:
-            return codes.WRITE_PROTECTED
-        return None
+        return codes.WRITE_PROTECTED if writing and medium.read_only else None
 
     def _fault(self, op: str, lba: int, count: int) -> None:
         fault = self.inject(op, lba, count) if self.inject is not None else None
@@ -410,5 +409,6 @@ _COMMANDS: Final[dict[int, _Handler]] = {
     0x42: ScsiDisk._unmap,
 }
 
+_NO_OPERATION: Final = 0xFF  # vendor-specific, and none of ours
 _NOT_HELD_UP: Final = frozenset((0x03, 0x12, 0xA0))
 """REQUEST SENSE, INQUIRY and REPORT LUNS are carried out in spite of a unit attention."""

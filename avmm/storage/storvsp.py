@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from avmm.storage import wire
 from avmm.storage.scsi_pages import MAX_TRANSFER
-from avmm.storage.wire import NtStatus, Operation, ScsiRequest, SrbStatus, Version, VstorPacket
+from avmm.storage.wire import NtStatus, Operation, ScsiRequest, Version, VstorPacket
 
 
 class Phase(enum.Enum):
@@ -39,14 +39,6 @@ class Reply(NamedTuple):
     payload: bytes
 
 
-class Execute(NamedTuple):
-    """Run this SCSI request, then send its completion, :meth:`StorVsp.completion`."""
-
-    request: ScsiRequest
-    size: int
-    """Bytes of the request's payload, which the reply's size follows from."""
-
-
 class Reset(NamedTuple):
     """Abort what is in flight, on one LUN or (None) on all, then send this completion."""
 
@@ -54,7 +46,8 @@ class Reset(NamedTuple):
     only: tuple[int, int, int] | None = None
 
 
-Action = Reply | Execute | Reset
+Action = Reply | ScsiRequest | Reset
+"""A SCSI request is to be run, and then its completion is sent, :meth:`ScsiRequest.complete`."""
 
 
 class StorVsp:
@@ -86,8 +79,8 @@ class StorVsp:
         if not completion_requested:
             raise ProtocolError("a packet that wants no completion")
         try:
-            if payload[:4] == _EXECUTE_SRB and len(payload) >= wire.HEADER_SIZE:
-                return self._execute(payload)
+            if payload.startswith(_EXECUTE_SRB) and len(payload) >= _HEADER_SIZE:
+                return ScsiRequest.parse(payload, _HEADER_SIZE) if self.phase is _READY else self._too_early(payload)
             packet = VstorPacket.parse(payload)
             if packet.operation in _RESETS:
                 return self._reset(packet, len(payload))
@@ -97,10 +90,6 @@ class StorVsp:
         if step is None:
             raise ProtocolError(f"operation {packet.operation}")
         return Reply(step(self, packet.body, len(payload)))
-
-    def completion(self, execute: Execute, srb_status: SrbStatus, scsi_status: int, moved: int, sense: bytes = b"") -> bytes:
-        """Return the payload that ends a SCSI request."""
-        return execute.request.complete(execute.size, srb_status, scsi_status, moved, sense)
 
     def rescan(self) -> bytes | None:
         """Return the payload that makes the guest look for LUNs again, None when it would not understand."""
@@ -120,10 +109,8 @@ class StorVsp:
 
     # -- requests
 
-    def _execute(self, payload: bytes) -> Action:
-        if self.phase is not Phase.READY:
-            return Reply(wire.complete(len(payload), NtStatus.INVALID_DEVICE_STATE, payload[wire.HEADER_SIZE :]))
-        return tuple.__new__(Execute, (ScsiRequest.parse(payload, wire.HEADER_SIZE), len(payload)))  # NamedTuple's own is Python
+    def _too_early(self, payload: bytes) -> Reply:
+        return Reply(wire.complete(len(payload), NtStatus.INVALID_DEVICE_STATE, payload[_HEADER_SIZE:]))
 
     def _reset(self, packet: VstorPacket, size: int) -> Action:
         if not self.ready:
@@ -171,6 +158,8 @@ class StorVsp:
         return wire.complete(size, NtStatus.INVALID_DEVICE_REQUEST)  # this is no fibre channel adapter
 
 
+_READY: Final = Phase.READY
+_HEADER_SIZE: Final = wire.HEADER_SIZE
 _EXECUTE_SRB: Final = Operation.EXECUTE_SRB.to_bytes(4, "little")
 _RESETS: Final = (Operation.RESET_LUN, Operation.RESET_ADAPTER, Operation.RESET_BUS)
 

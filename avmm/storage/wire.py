@@ -24,6 +24,7 @@ _COMPLETION = struct.Struct("<III HBBBBBBBBBBI20s")
 _PROPERTIES = struct.Struct("<IHHIIQ")
 _IDE_USER_DATA = struct.Struct("<HBBII12x")
 
+_new = tuple.__new__  # a named tuple's own is a Python function
 HEADER_SIZE: Final = _HEADER.size
 REQUEST_V1_SIZE: Final = _REQUEST.size
 REQUEST_V2_SIZE: Final = 52
@@ -211,7 +212,7 @@ class ScsiRequest(NamedTuple):
         tail = at + REQUEST_V1_SIZE
         if len(data) < tail:
             raise WireError(f"a SCSI request of {len(data) - at} bytes is shorter than {REQUEST_V1_SIZE}")
-        return tuple.__new__(cls, (*_REQUEST.unpack_from(data, at), data[tail : at + REQUEST_V2_SIZE]))  # NamedTuple's own is Python
+        return _new(cls, (*_REQUEST.unpack_from(data, at), data[tail : at + REQUEST_V2_SIZE]))
 
     def pack(self) -> bytes:
         """Return the body: 36 bytes and the tail."""
@@ -228,20 +229,19 @@ class ScsiRequest(NamedTuple):
             + self.tail
         )  # fmt: skip
 
-
-    def complete(self, request_size: int, srb_status: SrbStatus, scsi_status: int, transferred: int, sense: bytes = b"") -> bytes:
-        """Return the whole completion of a request whose payload had ``request_size`` bytes: header and answer at once."""
+    def complete(self, srb_status: SrbStatus, scsi_status: int, transferred: int, sense: bytes = b"") -> bytes:
+        """Return the whole completion, header and answer at once. It is as long as the request, as :func:`reply_size` says."""
         if sense:
-            return complete(request_size, nt_status(srb_status), self.answer(srb_status, scsi_status, transferred, sense))
+            head = _HEADER.pack(_COMPLETE_IO, 0, nt_status(srb_status))
+            return head + self.answer(srb_status, scsi_status, transferred, sense)
         length, _, _, port, path, target, lun, _, _, direction, _, _, _, tail = self
-        packed = (
+        return (
             _COMPLETION.pack(
                 _COMPLETE_IO, 0, nt_status(srb_status), length, srb_status, scsi_status, port, path, target, lun, CDB_SIZE, 0, direction,
                 0, transferred, b"",
             )
             + tail
         )  # fmt: skip
-        return packed if len(packed) == request_size else packed.ljust(size := reply_size(request_size), b"\0")[:size]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,18 @@ WAITING_REPLIES = 16
 """Messages that may wait for the guest before its own are refused."""
 
 
+_SUCCESS = Status.SUCCESS
+
+
 class _OpenChannel:
-    """A channel with its worker, and whom it interrupts."""
+    """A channel with its worker, what the guest signals, and whom it interrupts."""
 
-    __slots__ = ("channel", "target_vp", "worker")
+    __slots__ = ("channel", "connection_id", "target_vp", "worker")
 
-    def __init__(self, channel: Channel, worker: Worker, target_vp: int) -> None:
+    def __init__(self, channel: Channel, worker: Worker, connection_id: int, target_vp: int) -> None:
         self.channel = channel
         self.worker = worker
+        self.connection_id = connection_id
         self.target_vp = target_vp
 
 
@@ -220,20 +224,22 @@ class VmBus(Device):
         return Status.SUCCESS
 
     def _signal_event(self, connection: int, flag: int) -> Status:
-        number = connection & 0xFFF
-        record = self.connection.channels.get(number)
+        one = self._open.get(connection & 0xFFF)
+        if one is None or one.connection_id != connection or flag:
+            return self._signal_nobody(connection, flag)
+        channel = one.channel
+        channel.stats.signals += 1
+        if channel.watcher is not None:
+            channel.watcher("signal", 0, 0)
+        if not one.worker.attend():
+            self._attention()
+        return _SUCCESS
+
+    def _signal_nobody(self, connection: int, flag: int) -> Status:
+        record = self.connection.channels.get(connection & 0xFFF)
         if record is None or not record.known or record.connection_id != connection:
             return Status.INVALID_CONNECTION_ID
-        if flag:
-            return Status.INVALID_PORT_ID
-        one = self._open.get(number)
-        if one is not None:
-            one.channel.stats.signals += 1
-            if one.channel.watcher is not None:
-                one.channel.watcher("signal", 0, 0)
-            if not one.worker.attend():
-                self._attention()
-        return Status.SUCCESS
+        return Status.INVALID_PORT_ID if flag else Status.SUCCESS
 
     # -- what the connection wants done
 
@@ -277,7 +283,7 @@ class VmBus(Device):
             interrupt=lambda: self._interrupt(number), again=worker.ring, ended=lambda reason: self._disconnect(number), saved=saved,
         )  # fmt: skip
         worker.start(channel.service)
-        one = self._open[number] = _OpenChannel(channel, worker, request.target_vp)
+        one = self._open[number] = _OpenChannel(channel, worker, record.connection_id, request.target_vp)
         worker.hold(self._held)
         return one
 

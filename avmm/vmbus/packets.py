@@ -88,10 +88,10 @@ def unpack_packet(data: bytes, pages: int, request_id: int = 0) -> Packet:
         _refuse(number, flags, offset, length8 << 3)
     page_set, ranges = 0, _NO_RANGES
     if kind is _DIRECT:
-        count = _GPA_DIRECT.unpack_from(data, 16)[1] if offset >= _DIRECT_RANGES else 0
+        count = _GPA_DIRECT.unpack_from(data, 16)[1] if offset >= 24 else 0
         if not count:
             raise WireError("a GPA-direct packet without ranges")
-        ranges, _ = unpack_ranges(data, count, pages, _DIRECT_RANGES, offset)
+        ranges = unpack_ranges(data, count, pages, 24, offset)[0]
     elif kind is PacketKind.TRANSFER_PAGES:
         page_set, ranges = _transfer_pages(data[16:offset])
     return _new(Packet, (kind, flags, transaction_id, data[offset:], ranges, page_set, request_id))
@@ -117,5 +117,4 @@ def _transfer_pages(between: bytes) -> tuple[int, GpaRanges]:
 
 _KINDS = {int(kind): kind for kind in PacketKind}
 _DIRECT, _IN_BAND, _COMPLETION = PacketKind.GPA_DIRECT, PacketKind.IN_BAND, PacketKind.COMPLETION
-_DIRECT_RANGES = DESCRIPTOR.size + _GPA_DIRECT.size
 _NO_RANGES = GpaRanges()

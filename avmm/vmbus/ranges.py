@@ -105,22 +105,24 @@ def pack_ranges(ranges: list[GpaRange]) -> bytes:
 def unpack_ranges(data: bytes, count: int, pages: int, at: int = 0, end: int | None = None) -> tuple[GpaRanges, int]:
     """Read ``count`` ranges from ``at`` on; return them and where they end. Page numbers must be below ``pages``."""
     ranges: list[GpaRange] = []
-    end = len(data) if end is None else end
-    for _ in range(count):
-        if at + 8 > end:
+    if end is None:
+        end = len(data)
+    while len(ranges) < count:
+        first = at + 8
+        if first > end:
             raise WireError(f"{count} ranges do not fit in {len(data)} bytes")
         byte_count, byte_offset = RANGE.unpack_from(data, at)
         if not byte_count or byte_offset >= PAGE:
             raise WireError(f"a range of {byte_count} bytes at offset {byte_offset} into its page")
-        needed = byte_offset + byte_count + PAGE - 1 >> 12
-        if at + 8 + 8 * needed > end:
-            raise WireError(f"a range of {byte_count} bytes needs {needed} pages, and {(end - at - 8) // 8} are named")
-        pfns = _ONE.unpack_from(data, at + 8) if needed == 1 else struct.unpack_from(f"<{needed}Q", data, at + 8)
+        needed = byte_offset + byte_count + 0xFFF >> 12
+        at = first + (needed << 3)
+        if at > end:
+            raise WireError(f"a range of {byte_count} bytes needs {needed} pages, and {(end - first) // 8} are named")
+        pfns = _PFNS[needed].unpack_from(data, first) if needed < 18 else struct.unpack_from(f"<{needed}Q", data, first)
         if max(pfns) >= pages:
             raise WireError(f"page {max(pfns):#x} is not in the guest's memory")
-        at += 8 + 8 * needed
         ranges.append(_new(GpaRange, (byte_count, byte_offset, pfns)))
     return GpaRanges(ranges), at
 
 
-_ONE = struct.Struct("<Q")
+_PFNS = [struct.Struct(f"<{pages}Q") for pages in range(18)]  # up to 64 KiB, wherever in its first page they begin

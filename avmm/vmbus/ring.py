@@ -202,7 +202,9 @@ class Incoming:
         ring, at = self.ring, self._read
         if self._seen == at and self.empty():
             return None
-        available = (self._seen - at) % ring.size
+        available = self._seen - at
+        if available < 0:
+            available += ring.size
         if available < SMALLEST:
             raise RingError(f"{available} bytes in the ring are no packet")
         head = ring.read(at, available if available < AHEAD else AHEAD)

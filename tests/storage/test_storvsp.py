@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmm.storage.storvsp import Execute, Phase, ProtocolError, Reply, Reset, StorVsp
-from avmm.storage.wire import ChannelProperties, NtStatus, Operation, ScsiRequest, Version, VstorPacket
+from avmm.storage.storvsp import Phase, ProtocolError, Reply, Reset, StorVsp
+from avmm.storage.wire import ChannelProperties, NtStatus, Operation, ScsiRequest, SrbStatus, Version, VstorPacket
 
 INIT = [
     (Operation.BEGIN_INITIALIZATION, b""),
@@ -87,8 +87,8 @@ def test_requests_and_resets_come_out() -> None:
     vsp = ready()
     request = ScsiRequest(target=1, lun=2, cdb_length=10, direction=1, transfer_length=512, cdb=b"\x28".ljust(20, b"\0"))
     action = vsp.receive(VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(64), True)
-    assert isinstance(action, Execute)
-    assert (action.request.lun, action.request.cdb[0], action.size) == (2, 0x28, 64)
+    assert isinstance(action, ScsiRequest)
+    assert (action.lun, action.cdb[0], len(action.complete(SrbStatus.SUCCESS, 0, 512))) == (2, 0x28, 64)
     for operation in (Operation.RESET_BUS, Operation.RESET_ADAPTER):
         reset = vsp.receive(VstorPacket(operation).pack(64), True)
         assert isinstance(reset, Reset)
@@ -140,4 +140,4 @@ def test_any_bytes_end_in_an_action_or_a_protocol_error(packets: list[tuple[int,
             action = vsp.receive(payload, completion)
         except ProtocolError:
             continue
-        assert isinstance(action, Reply | Execute | Reset)
+        assert isinstance(action, Reply | ScsiRequest | Reset)

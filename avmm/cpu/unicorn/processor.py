@@ -356,7 +356,7 @@ class UnicornProcessor:
         field = _FIELDS.get(name)
         if field is not None:
             index, shift, mask = field
-            if mask == 0xFFFF_FFFF:
+            if mask >= 0xFFFF_FFFF:
                 self.inside.q[index] = value & mask  # a 32-bit write clears the upper half
             else:
                 old = self.inside.q[index]

@@ -106,18 +106,20 @@ class HyperV(Device):
 
     def hypercall(self) -> bool:
         """VMMCALL was executed. False for #UD: no hypercall page, not in ring 0, or not in protected mode."""
-        bits = self.processor.kernel_bits
+        processor = self.processor
+        bits = processor.kernel_bits
         if not bits or not self._hypercall & reg.PAGE_ENABLE:
             return False
-        hypercall.call(self.processor, bits, self.call)
+        hypercall.call(processor, bits, self.call)
         return True
 
     def call(self, control: int, first: int) -> int:
         """Perform a hypercall by its control word; returns the result value."""
         code = control & 0xFFFF
-        if code in self.calls or len(self.calls) < 64:
-            self.calls[code] = self.calls.get(code, 0) + 1
-        return int(hypercall.dispatch(self.board.memory, self.connections, control, first))
+        seen = self.calls.get(code, 0)
+        if seen or len(self.calls) < 64:
+            self.calls[code] = seen + 1
+        return hypercall.dispatch(self.board.memory, self.connections, control, first)
 
     # -- synthetic MSRs
 

@@ -137,11 +137,10 @@ class Synic:
         page = self._events.address
         if not self.control & 1 or page is None or not 0 <= flag < FLAGS:
             return False
-        at = page + sint * SLOT + flag // 8
-        old = self.memory.view[at]
-        bit = 1 << flag % 8
-        if not old & bit:
-            self.memory.write(at, bytes((old | bit,)))
+        at, bit = page + sint * SLOT + (flag >> 3), 1 << (flag & 7)
+        view = self.memory.view
+        if not view[at] & bit:
+            view[at] |= bit  # in place: nobody runs code in the page of event flags
             self._interrupt(sint)
         return True
 
