@@ -62,8 +62,6 @@ class Vcpu:
         self.processor = processor
         self.clock = clock
         self.slice_ns = slice_ns
-        self.idle_ns = 0
-        """Host time spent halted, ns."""
         self.outside_ns = 0
         """Host time spent waiting in the middle of an instruction, ns."""
         self.slices = 0
@@ -92,6 +90,8 @@ class Vcpu:
         self._busy = False
         self._restarted = self._halting = False
         self._slept_units = self._charged_units = 0
+        self._idle_ns = 0
+        self._asleep: int | None = None  # since when, in host time
         self._away_ns = 0  # host time that slices waited in their midst
         clock.on_earlier = self._earlier
 
@@ -108,6 +108,11 @@ class Vcpu:
     def pending(self) -> bool:
         """The level of the INTR pin."""
         return self._pending
+
+    @property
+    def idle_ns(self) -> int:
+        """Host time spent halted, ns."""
+        return self._idle_ns + (0 if self._asleep is None else time.monotonic_ns() - self._asleep)
 
     def wake(self) -> None:
         """Let a halted vCPU look around."""
@@ -374,13 +379,13 @@ class Vcpu:
         loop = asyncio.get_running_loop()
         self._sleeper = sleeper = loop.create_future()
         timer = None if ns is None else loop.call_later(_host_delay(ns), self.wake)
-        begin = time.monotonic_ns()
+        self._asleep = begin = time.monotonic_ns()
         if self.share is not None and ns is not None:
             self.share.alarm = begin + ns
         try:
             self._switch(sleeper)
         finally:
-            self.idle_ns += time.monotonic_ns() - begin
+            self._idle_ns, self._asleep = self.idle_ns, None
             if self.share is not None:
                 self.share.alarm = None
             if sleeper.done() and not sleeper.cancelled():

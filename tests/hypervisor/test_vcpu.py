@@ -167,11 +167,16 @@ async def test_halted_real_time_waits_for_the_interrupt() -> None:
     rig.vcpu.wake()  # for nothing
     await turns()
     assert rig.log == []
+    asleep = rig.vcpu.idle_ns
+    await turns()
+    assert rig.vcpu.idle_ns > asleep > 0  # it is counted while it sleeps
     rig.vectors.append(0x20)
     rig.vcpu.interrupt(True)
     await task
     assert rig.log == [(7, 7)]
-    assert rig.vcpu.idle_ns > 0
+    awake = rig.vcpu.idle_ns
+    assert awake >= asleep
+    assert rig.vcpu.idle_ns == awake
 
 
 @pytest.mark.asyncio
