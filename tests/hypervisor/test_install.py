@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 import avmm
 from avmm.cpu.script import ScriptCpu
@@ -264,9 +267,9 @@ async def load(image: str, sha256: str = "", **options: Any) -> Any:
     return (await channel(image, sha256, **options).fetch()).verify()
 
 
-@pytest.fixture
-def server(request: pytest.FixtureRequest) -> Iterator[Callable[[bytes], str]]:
-    """A loopback server; call it with what it shall answer to get the URL."""
+@contextmanager
+def serving(context: ssl.SSLContext | None = None) -> Iterator[Callable[[bytes], str]]:
+    """A loopback server; call it with what it shall answer to get the URL. With a context it speaks TLS."""
     body = b""
 
     class Handler(BaseHTTPRequestHandler):
@@ -280,18 +283,28 @@ def server(request: pytest.FixtureRequest) -> Iterator[Callable[[bytes], str]]:
             pass
 
     httpd = HTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
     thread = threading.Thread(target=partial(httpd.serve_forever, poll_interval=0.01))
     thread.start()
 
     def serve(data: bytes) -> str:
         nonlocal body
         body = data
-        return f"http://127.0.0.1:{httpd.server_port}/pit.py"
+        return f"{'http' if context is None else 'https'}://127.0.0.1:{httpd.server_port}/pit.py"
 
-    yield serve
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    try:
+        yield serve
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[bytes], str]]:
+    with serving() as serve:
+        yield serve
 
 
 def test_files_and_urls_need_the_right_hash(tmp_path: Path, server: Callable[[bytes], str]) -> None:
@@ -303,6 +316,21 @@ def test_files_and_urls_need_the_right_hash(tmp_path: Path, server: Callable[[by
             asyncio.run(load(place, sha(b"other")))
         with pytest.raises(DeviceImageError, match="needs its SHA-256"):
             asyncio.run(load(place))
+
+
+def test_https_needs_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with serving(context) as serve:
+        url = serve(GOOD)
+        with pytest.raises(DeviceImageError, match=f"cannot fetch the image {url}: .*certificate verify failed"):
+            asyncio.run(load(url, sha(GOOD)))
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert asyncio.run(load(url, sha(GOOD))).marked
+        with pytest.raises(DeviceImageError, match="has SHA-256"):
+            asyncio.run(load(url, sha(b"other")))
 
 
 def test_nothing_is_executed_before_the_hash_was_compared(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ END
 """
 """Writes, reads back from the disk and compares; and something that wants many timer interrupts."""
 
+PLACES = {"hybrid": ("hypervisor", "service"), "host": ("hypervisor", "service", "kernel")}
 CLOCKS = {
     "apic": COMMAND_LINE + " clocksource=acpi_pm",
     "pic": COMMAND_LINE + " clocksource=acpi_pm noapic nolapic",
@@ -63,9 +64,9 @@ async def moved_about(folder: Path, append: str, rounds: int, structure: str = "
         homes = vm.placement
         for number in range(rounds):
             for device, home in homes.items():
-                there = "service" if home == "hypervisor" else "hypervisor"
-                for place in (there, home):
-                    report = await (vm.install(device) if place == "hypervisor" else vm.uninstall(device))
+                away = [place for place in PLACES[structure] if place != home]
+                for place in (*away, home):
+                    report = await (vm.install(device) if place == "hypervisor" else vm.uninstall(device, place))
                     assert report.moved
                     assert vm.placement[device] == place
                     await vm.sleep(chance.uniform(0.001, 0.02))
@@ -98,6 +99,12 @@ async def moved_about(folder: Path, append: str, rounds: int, structure: str = "
 def test_linux_does_not_notice_that_its_devices_are_moved(clock: str, tmp_path: Path) -> None:
     """I7: installed and removed at run time under Linux, with no access and no interrupt lost."""
     uvloop.run(moved_about(tmp_path, CLOCKS[clock], 10))
+
+
+@pytest.mark.long
+def test_linux_does_not_notice_on_the_other_structure(tmp_path: Path) -> None:
+    """I8: nor in the host OS, outside the kernel VMM and the user-mode VMM."""
+    uvloop.run(moved_about(tmp_path, CLOCKS["apic"], 10, "host"))
 
 
 @pytest.mark.long
