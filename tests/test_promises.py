@@ -46,6 +46,11 @@ def test_each_promise_is_named_by_the_tests_listed_for_it() -> None:
             assert promise in names.get(test, set()), f"{test}, listed for {promise}, is not there or does not name it"
 
 
+def test_every_test_that_the_page_lists_is_there() -> None:
+    names = named()
+    assert [test for test in map("::".join, TEST.findall(PAGE.read_text())) if test not in names] == []
+
+
 @pytest.mark.parametrize(("text", "expected"), [("H1-H3, H13.", {"H1", "H2", "H3", "H13"}), ("I11, M0, MI1", set()), ("TEST I4 M2 AN", {"I4", "M2"})])
 def test_reading_numbers(text: str, expected: set[str]) -> None:
     assert numbers(text) == expected

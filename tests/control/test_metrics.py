@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,25 @@ async def test_port_in_use(tmp_path: Path) -> None:
         second = MetricsServer(up.host, up.metrics.port)
         with pytest.raises(ConfigError, match="cannot serve metrics on 127.0.0.1"):
             await second.start()
+
+
+def listening() -> set[str]:
+    """The TCP and UDP sockets on which this process can be reached, by their inodes."""
+    mine = {os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{name}")}
+    found = set()
+    for kind in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/self/net/{kind}").read_text().splitlines()[1:]:
+            state, inode = line.split()[3], line.split()[9]
+            if (state == "0A" or kind.startswith("udp")) and f"socket:[{inode}]" in mine:
+                found.add(inode)
+    return found
+
+
+async def test_nothing_listens_on_a_network_unless_asked_to(tmp_path: Path) -> None:
+    async with asyncio.timeout(30):
+        before = listening()
+        async with panel(tmp_path / "1", machine(tmp_path, "a")) as up:
+            assert up.metrics is None
+            assert listening() == before
+        async with panel(tmp_path / "2", machine(tmp_path, "a"), metrics_port=0):
+            assert len(listening() - before) == 1
