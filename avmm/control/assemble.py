@@ -28,7 +28,7 @@ from avmm.cpu.script import Guest, ScriptProcessor
 from avmm.cpu.unicorn.processor import UnicornProcessor
 from avmm.devices.ata.busmaster import BusMaster
 from avmm.devices.ata.channel import AtaChannel
-from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive
+from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive, Tray
 from avmm.devices.block import BlockDevice
 from avmm.devices.debug import DebugConsole, PostCode
 from avmm.devices.device import Device
@@ -152,7 +152,11 @@ def _build(  # noqa: PLR0917 - once, from assemble
 
     chips = _controllers(partition)
     pit = Pit(slot())
-    drives = _bios_drives(config, disks, floppies, cdrom)
+
+    def cd_drive() -> AtapiCdrom | None:
+        return machine.cd_drive()  # which is made below, and may be exchanged
+
+    drives = _bios_drives(config, disks, floppies, [Tray(cd_drive)] if cdrom is not None else [])
     rtc = _rtc(slot(), config, drives)
     physical = PhysicalDevices(partition)
     uart = physical.add(PhysicalSerial(partition)).uart if "com1" in config.physical else Uart(slot())
@@ -338,11 +342,11 @@ def _boot_letters(config: VmConfig) -> list[str]:
     return [*dict.fromkeys(order + "acd")]
 
 
-def _bios_drives(config: VmConfig, disks: list[BlockDevice], floppies: list[BlockDevice], cdrom: BlockDevice | None) -> list[BiosDrive]:
+def _bios_drives(config: VmConfig, disks: list[BlockDevice], floppies: list[BlockDevice], cds: list[Tray]) -> list[BiosDrive]:
     """The drives as the BIOS numbers them, in boot order."""
     groups = {
         "a": [BiosDrive(i, disk) for i, disk in enumerate(floppies)],
         "c": [BiosDrive(0x80 + i, disk) for i, disk in enumerate(disks)],
-        "d": [BiosDrive(0xE0, cdrom)] if cdrom is not None else [],
+        "d": [BiosDrive(0xE0 + i, tray) for i, tray in enumerate(cds)],
     }
     return [drive for letter in _boot_letters(config) for drive in groups[letter]]

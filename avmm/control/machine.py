@@ -13,6 +13,7 @@ from avmm.boot.bios.video import VideoServices
 from avmm.control.parts import PARTS, Chips, Part
 from avmm.control.physical import PhysicalDevices
 from avmm.devices.ata.channel import AtaChannel
+from avmm.devices.ata.drive import AtapiCdrom
 from avmm.devices.debug import DebugConsole
 from avmm.devices.device import Device
 from avmm.devices.i8042 import I8042
@@ -81,6 +82,10 @@ class Machine:
         found = [devices[name] for name in ("ata0", "ata1")]
         shown = [device.target.channel if isinstance(device, AtaFront) else device for device in found]
         return [device for device in shown if isinstance(device, AtaChannel)]
+
+    def cd_drive(self) -> AtapiCdrom | None:
+        """Return the CD-ROM drive, if there is one."""
+        return next((drive for channel in self.channels() for drive in channel.drives if isinstance(drive, AtapiCdrom)), None)
 
     async def close(self) -> None:
         """Give back disks, tasks and memory. The machine must have ended."""

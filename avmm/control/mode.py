@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from avmm.control.inputs import Inputs
 from avmm.control.watch import MachineEnded, WaitTimeout, wait_until
 from avmm.devices.guest_port import MODES, GuestPort
 from avmm.hypervisor.partition import Partition, RunState
@@ -25,7 +26,7 @@ def current(port: GuestPort | None) -> str | None:
     return MODES[port.mode] if port is not None and port.mode is not None and port.mode < len(MODES) else None
 
 
-async def set_mode(partition: Partition, port: GuestPort | None, mode: str, timeout: float) -> str:
+async def set_mode(partition: Partition, inputs: Inputs, port: GuestPort | None, mode: str, timeout: float) -> str:
     """Have the guest switch, and return when it has, with the mode it is in; see ``Vm.set_mode``."""
     if mode not in MODES:
         raise ModeError(f"there is no mode {mode!r}: choose {', '.join(MODES)}")
@@ -35,9 +36,9 @@ async def set_mode(partition: Partition, port: GuestPort | None, mode: str, time
         raise ModeError(f"{partition.name} is {partition.state.value}: only a running guest can switch")
     if port.mode is None:
         raise ModeError("nobody in the guest listens at the guest port: only the built-in guest does, once its kernel has started")
-    port.ask(MODES.index(mode))
+    inputs.post("mode", MODES.index(mode))
     try:
-        await wait_until(partition, lambda: port.answered, timeout, lambda: f"the guest was {mode}")
+        await wait_until(partition, lambda: port.answered and not inputs.waiting, timeout, lambda: f"the guest was {mode}")
     except (WaitTimeout, MachineEnded) as error:
         raise ModeError(str(error)) from None
     if port.error:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from avmm.clock import MILLISECOND, SECOND, VirtualClock
 from avmm.control import codec
-from avmm.control.config import VmConfig
+from avmm.control.config import ConfigError, VmConfig
 from avmm.control.inputs import Diverged, Input, fingerprint
 from avmm.control.snapshot import SavedDisk, SnapshotError, match_disks, save_disks, with_own_overlays
+from avmm.host.opening import ImageError
 from avmm.hypervisor.partition import RunState
 
 if TYPE_CHECKING:
@@ -202,7 +203,8 @@ class Replay:
             for file, disk in await match_disks(vm.machine, header.disks):
                 if disk.overlay:
                     await file.replace_changes(disk.changes)
-        except SnapshotError as error:
+            await vm.media.open_all(record.inputs)
+        except (SnapshotError, ConfigError, ImageError) as error:
             await host.remove_vm(vm)
             raise RecordError(f"the record {record.path} cannot be replayed: {error}") from None
         vm.inputs.replay(record.inputs)

@@ -138,15 +138,20 @@ class RequestTracer:
             line.connect(self._tap(number, sink))
             undo.append(lambda line=line, sink=sink: line.connect(sink))  # type: ignore[misc]
         if machine.guest_port is not None:
-            port = machine.guest_port
-            port.follow(self._step)
-            undo.append(lambda: port.follow(None))
+            machine.guest_port.listener = self._step
+            self._vm.inputs.post("tell", True)
+            undo.append(self._listen_no_more)
         self._follow_channel()
         return self
 
     def __exit__(self, *exception: object) -> None:
         while self._undo:
             self._undo.pop()()
+
+    def _listen_no_more(self) -> None:
+        assert self._vm.machine.guest_port is not None
+        self._vm.machine.guest_port.listener = None
+        self._vm.inputs.post("tell", False)
 
     def _follow_disk(self, disk: Disk) -> None:
         before = disk.watcher

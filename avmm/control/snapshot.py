@@ -169,7 +169,7 @@ def _check_savable(machine: Machine) -> None:
 
 
 def _local(name: str) -> str:
-    return name.split("/", 1)[1]
+    return name.split("/", 1)[1].partition("+")[0]  # behind the sign: which medium it is that was put in
 
 
 async def save_disks(machine: Machine) -> tuple[SavedDisk, ...]:

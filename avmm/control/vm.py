@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avmm.control import mode
@@ -11,10 +12,10 @@ from avmm.control import snapshot as snapshots
 from avmm.control.config import Disk, VmConfig
 from avmm.control.gdb import GdbServer
 from avmm.control.history import EVERY, History
-from avmm.control.hotplug import HotPlug
 from avmm.control.inputs import Inputs
 from avmm.control.keyboard import Keyboard, Mouse
 from avmm.control.machine import Machine
+from avmm.control.media import Media
 from avmm.control.physical.interposing import Interposing
 from avmm.control.placement import Placement
 from avmm.control.reverse import Reverse
@@ -51,12 +52,14 @@ class Vm:
         self.screen = Screen(machine.partition, machine.vga, machine.synthetic_video)
         self.inputs = Inputs(machine.partition)
         self.inputs.handlers.update(reset=self._press_reset, power=self._press_power)
+        if machine.guest_port is not None:
+            self.inputs.handlers.update(mode=machine.guest_port.ask, tell=machine.guest_port.tell)
         self.serial = Serial(machine.partition, self.inputs, machine.uart)
         self.keyboard = Keyboard(machine.partition, self.inputs, machine.keyboard, machine.synthetic_keyboard)
         self.mouse = Mouse(self.inputs, machine.keyboard)
         self._placement = Placement(machine)
         self._watch = Watch(machine.partition, self._placement.as_dict, self._placement.move) if config.auto_placement else None
-        self._hot_plug = HotPlug(machine)
+        self.media = Media(machine, self.inputs)
         self._interposing = Interposing(machine)
         self._closed = False
         self.reverse = Reverse(self)
@@ -253,13 +256,21 @@ class Vm:
         """Return a read-only view of a virtualized disk of this machine. Another machine can have it: ``Disk(shared, "ro")``."""
         return self._interposing.share(device, drive)
 
+    def eject(self, force: bool = False) -> None:
+        """Open the CD-ROM drive, as its button does, or with ``force`` as a paper clip does. Raises ConfigError while it is locked."""
+        self.media.eject(force)
+
+    async def insert(self, path: str | Path, force: bool = False) -> None:
+        """Put another CD-ROM image in. Raises ConfigError while the guest has locked the drive, and ImageError."""
+        await self.media.insert(path, force)
+
     async def attach_disk(self, disk: Disk) -> int:
         """Plug a disk into an enlightened machine's SCSI controller and return its LUN. Raises ConfigError or ImageError."""
-        return await self._hot_plug.attach(disk)
+        return await self.media.attach(disk)
 
     async def detach_disk(self, lun: int) -> None:
         """Pull a disk out of the SCSI controller; raises ConfigError when there is none at ``lun``."""
-        await self._hot_plug.detach(lun)
+        await self.media.detach(lun)
 
     @property
     def mode(self) -> str | None:
@@ -271,7 +282,7 @@ class Vm:
 
         ``timeout`` in seconds of machine time. Raises ModeError in one sentence when the guest stays as it is.
         """
-        return await mode.set_mode(self.partition, self.machine.guest_port, wanted, timeout)
+        return await mode.set_mode(self.partition, self.inputs, self.machine.guest_port, wanted, timeout)
 
     async def power_button(self) -> None:
         """Press the power button: an ACPI event for the guest, which may shut down."""
@@ -295,4 +306,5 @@ class Vm:
             if self.history is not None:
                 await self.history.close()
             await self.partition.stop()
+            await self.media.close()
             await self.machine.close()

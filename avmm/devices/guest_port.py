@@ -36,7 +36,7 @@ class State:
 
 
 class GuestPort(Device):
-    """The port. ``ask(mode)`` and wait until ``answered``; ``follow(listener)`` to hear of each step of each request."""
+    """The port. ``ask(mode)`` and wait until ``answered``; after ``tell(True)`` the ``listener`` hears each step of each request."""
 
     name = "guest-port"
     ports = (PortRange(PORT, 1, 2), PortRange(STEPS, 1, 4))
@@ -44,7 +44,8 @@ class GuestPort(Device):
     def __init__(self, board: Board) -> None:
         super().__init__(board)
         self._line = board.line(IRQ)
-        self._listener: Callable[[int, int], None] | None = None
+        self.listener: Callable[[int, int], None] | None = None
+        self._telling = False
         self._silent()
 
     def _silent(self) -> None:
@@ -60,9 +61,9 @@ class GuestPort(Device):
         self._wanted, self.answered = mode, False
         self._call()
 
-    def follow(self, listener: Callable[[int, int], None] | None) -> None:
-        """Have ``listener(step, number)`` called for the steps that the guest takes with its requests; None: the guest need not tell."""
-        self._listener = listener
+    def tell(self, steps: bool) -> None:
+        """Let the guest tell of the steps that it takes with its requests, or not any more."""
+        self._telling = steps
         if self.mode is not None:
             self._call()
 
@@ -75,13 +76,13 @@ class GuestPort(Device):
             return (1 << 8 * size) - 1
         wanted, self._wanted = self._wanted, NONE
         self._line.lower()
-        return (wanted | (self._listener is not None) << 8) & (1 << 8 * size) - 1
+        return (wanted | self._telling << 8) & (1 << 8 * size) - 1
 
     def write(self, port: int, size: int, value: int) -> None:
         if port == PORT:
             self.mode, self.error, self.answered = value & 0xFF, value >> 8, True
-        elif self._listener is not None:
-            self._listener(value >> 24, value & 0xFFFFFF)
+        elif self.listener is not None:
+            self.listener(value >> 24, value & 0xFFFFFF)
 
     def reset(self) -> None:
         self._line.lower()

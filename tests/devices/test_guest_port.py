@@ -35,16 +35,19 @@ def test_steps_are_told_while_somebody_listens() -> None:
     port = GuestPort(bench)
     heard: list[tuple[int, int]] = []
     bench.write(port, 0x5F4, 0x01000001, 4)
-    port.follow(lambda step, number: heard.append((step, number)))
+    port.listener = lambda step, number: heard.append((step, number))
+    port.tell(True)
     assert not bench.lines[10].level, "nobody is there to be told"
     bench.write(port, 0x5F0, 0, 2)
-    port.follow(lambda step, number: heard.append((step, number)))
+    port.listener = lambda step, number: heard.append((step, number))
+    port.tell(True)
     assert bench.lines[10].level
     assert bench.read(port, 0x5F0, 2) == 0x01FF
     bench.write(port, 0x5F4, 0xFF000002, 4)
     assert heard == [(0xFF, 2)]
     assert bench.read(port, 0x5F4, 4) == 0xFFFFFFFF
-    port.follow(None)
+    port.listener = None
+    port.tell(False)
     assert bench.read(port, 0x5F0, 2) == 0x00FF
     bench.write(port, 0x5F4, 0x01000003, 4)
     assert len(heard) == 1

@@ -22,6 +22,8 @@ from avmm.control.inputs import LIMIT, Diverged, InputsFull
 from avmm.control.qmp import QmpError
 from avmm.control.record import Recorder, RecordError, Replay
 from avmm_console.serial_io import CHUNK, ENOUGH, SerialStdio
+from tests.cpu.asm import assemble
+from tests.debug.machines import END, LOAD
 from tests.turns import turns, until
 
 pytestmark = pytest.mark.asyncio
@@ -194,6 +196,87 @@ async def test_virtual_time_at_the_pace_of_the_host(host: avmm.Host, tmp_path: P
     await recorder.close()
     again = await replayed(host, tmp_path / "r")
     assert "files" in again.screen.text()
+
+
+CD_READER = """
+    xor ax, ax
+    mov ds, ax
+    mov ss, ax
+    mov sp, 0x7c00
+again:
+    mov word [packet + 2], 1
+    mov si, packet
+    mov ah, 0x42
+    mov dl, 0xe0
+    int 0x13
+    mov al, '-'
+    jc shown
+    mov al, [0x8000]
+shown:
+    mov ah, 0x0e
+    int 0x10
+    hlt
+    jmp again
+packet: db 16, 0
+    dw 1, 0, 0x800, 0, 0, 0, 0
+"""
+"""Reads the CD-ROM's first byte at each tick of the timer and shows it, or that there is none."""
+
+
+async def test_cds_that_were_changed_are_changed_again(host: avmm.Host, tmp_path: Path) -> None:
+    for letter in "ABC":
+        (tmp_path / letter).write_bytes(letter.encode() * 2048 * 20)
+    (tmp_path / "boot").write_bytes(assemble(CD_READER + END, 16, LOAD).ljust(1440 * 1024, b"\0"))
+    config = avmm.VmConfig(memory="2M", floppies=[avmm.Disk(tmp_path / "boot", "ro")], cdrom=tmp_path / "A", boot="a")
+    vm = await host.create_vm(config)
+    recorder = await Recorder.begin(vm, tmp_path / "r")
+    await vm.start()
+    await vm.screen.wait_for("AAA")
+    vm.eject()
+    await vm.screen.wait_for("A-", timeout=60)
+    for letter in "BC":
+        await vm.insert(tmp_path / letter)
+        await vm.screen.wait_for(letter * 3)
+    await vm.pause()
+    await recorder.close()
+    record = records.read(tmp_path / "r")
+    assert [entry.kind for entry in record.inputs if entry.kind != "check"] == ["eject", "insert", "insert"]
+    again = await replayed(host, tmp_path / "r")
+    assert again.screen.text() == vm.screen.text()
+    assert "CCC" in again.screen.text()
+    await host.remove_vm(again)
+    (tmp_path / "B").write_bytes(bytes(2048 * 20))
+    with pytest.raises(RecordError, match=r"B is not what was put in at .* s any more"):
+        await Replay.make(host, record, "again")
+    assert [name for name in host.service.disks if "replayed" in name or "again" in name] == []
+
+
+async def test_modes_and_disks_that_came_and_went(host: avmm.Host, tmp_path: Path) -> None:
+    image = tmp_path / "more.img"
+    image.write_bytes(bytes(1 << 20))
+    config = avmm.VmConfig(memory="16M", disks=[avmm.Disk(guests.image(), "overlay")], hyperv=True)
+    vm = await host.create_vm(config)
+    recorder = await Recorder.begin(vm, tmp_path / "r")
+    await vm.start()
+    await vm.screen.wait_for("ok>")
+    await vm.set_mode("enlightened")
+    await vm.keyboard.type("sum pattern.txt\n")
+    with pytest.raises(avmm.ConfigError, match="is recorded: give the disk an overlay"):
+        await vm.attach_disk(avmm.Disk(image))
+    assert await vm.attach_disk(avmm.Disk(image, "overlay")) == 1
+    await vm.sleep(0.1)
+    await vm.detach_disk(1)
+    await vm.sleep(0.1)
+    await vm.set_mode("emulated")
+    await vm.keyboard.type("dir\n")
+    await vm.sleep(0.3)
+    await vm.pause()
+    await recorder.close()
+    kinds = [entry.kind for entry in records.read(tmp_path / "r").inputs if entry.kind not in ("check", "press", "release")]
+    assert kinds == ["mode", "plug", "unplug", "mode"]
+    again = await replayed(host, tmp_path / "r")
+    assert again.screen.text() == vm.screen.text()
+    assert again.mode == "emulated"
 
 
 async def test_what_cannot_be_recorded_or_replayed_says_so(host: avmm.Host, tmp_path: Path) -> None:

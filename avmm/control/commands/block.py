@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from avmm.control.commands.command import Arg, Call, Table
+from avmm.control.media import CDROM, Media
 from avmm.control.qmp import QmpError
 from avmm.control.vm import Vm
-from avmm.devices.ata.channel import AtaChannel
-from avmm.devices.ata.drive import AtapiCdrom
 from avmm.host.virtualization_driver import Disk
 
 TABLE = Table()
-CDROM = "cdrom"
 
 
 def drives(vm: Vm) -> dict[str, Disk]:
     """Return a machine's drives by name."""
     disks = vm.machine.service.disks
-    return {name.split("/", 1)[1].rstrip("+"): disks[name] for name in vm.machine.names if name in disks}
-
-
-def cd_drive(vm: Vm) -> AtapiCdrom:
-    """Return the CD-ROM drive. QmpError when the machine has none."""
-    for device in vm.partition.devices.values():
-        if isinstance(device, AtaChannel):
-            for drive in device.drives:
-                if isinstance(drive, AtapiCdrom):
-                    return drive
-    raise QmpError("this machine has no CD-ROM drive", "DeviceNotFound")
+    return {name.split("/", 1)[1].partition("+")[0]: disks[name] for name in vm.machine.names if name in disks}
 
 
 def block_info(vm: Vm) -> list[dict[str, object]]:
@@ -37,7 +24,7 @@ def block_info(vm: Vm) -> list[dict[str, object]]:
     infos: list[dict[str, object]] = []
     for name, disk in drives(vm).items():
         removable = not name.startswith("disk")
-        cd = cd_drive(vm) if name == CDROM else None
+        cd = vm.media.drive() if name == CDROM else None
         info: dict[str, object] = {
             "device": name, "qdev": f"/machine/{name}", "type": "unknown", "removable": removable,
             "locked": cd is not None and cd.modes.locked,
@@ -80,19 +67,8 @@ async def _query_blockstats(call: Call) -> object:
 
 @TABLE.command("eject", device=Arg(str, ""), id=Arg(str, ""), force=Arg(bool, False))
 async def _eject(call: Call) -> object:
-    eject_cd(call.running, call["device"] or call["id"], call["force"])
+    removable(call.running, call["device"] or call["id"]).eject(call["force"])
     return {}
-
-
-def eject_cd(vm: Vm, name: str, force: bool) -> None:
-    """Open the CD-ROM drive's tray, as its button does; ``force`` as a paper clip does."""
-    drive = _removable(vm, name)
-    if drive.modes.locked and not force:
-        drive.eject()  # tells the guest that somebody wants to
-        raise QmpError(f"Device '{name}' is locked and force was not specified, wait for tray to open and try again")
-    if drive.modes.locked:
-        drive.modes = replace(drive.modes, locked=False)
-    drive.eject()
 
 
 @TABLE.command(
@@ -100,24 +76,8 @@ def eject_cd(vm: Vm, name: str, force: bool) -> None:
     device=Arg(str, ""), id=Arg(str, ""), filename=Arg(str), format=Arg(str, "raw"), force=Arg(bool, False),
 )  # fmt: skip
 async def _change_medium(call: Call) -> object:
-    await change_cd(call.running, call["device"] or call["id"], call["filename"], call["force"])
+    await removable(call.running, call["device"] or call["id"]).insert(call["filename"], call["force"])
     return {}
-
-
-async def change_cd(vm: Vm, name: str, filename: str, force: bool) -> None:
-    """Put another image into the CD-ROM drive."""
-    drive = _removable(vm, name)
-    if drive.modes.locked and not force:
-        raise QmpError(f"Device '{name}' is locked and force was not specified, wait for tray to open and try again")
-    machine = vm.machine
-    old = next(entry for entry in machine.names if machine.service.disks.get(entry) is drive.disk)
-    base = f"{vm.name}/{name}"
-    new = base if old != base else f"{base}+"  # two names in turn: both are open for a moment
-    disk = await machine.service.open_disk(new, filename, "ro")
-    machine.names.append(new)
-    drive.insert(disk)
-    machine.names.remove(old)
-    await machine.service.close_disk(old)
 
 
 def _is_built_in(path: Path) -> bool:
@@ -141,11 +101,12 @@ async def _commit(call: Call) -> object:
     return {"drives": [{"device": name, "sectors": sectors} for name, sectors in written.items()]}
 
 
-def _removable(vm: Vm, name: str) -> AtapiCdrom:
+def removable(vm: Vm, name: str) -> Media:
+    """Return the media of the drive called ``name``, which must be the CD-ROM drive. QmpError otherwise."""
     if not name:
         raise QmpError("Parameter 'device' is missing")
     if name not in drives(vm):
         raise QmpError(f"Device '{name}' not found", "DeviceNotFound")
     if name != CDROM:
         raise QmpError(f"Device '{name}' is not removable")
-    return cd_drive(vm)
+    return vm.media

@@ -97,14 +97,14 @@ async def _screendump(call: Call, words: list[str]) -> str:
 async def _eject(call: Call, words: list[str]) -> str:
     force = "-f" in words
     names = [word for word in words if word != "-f"]
-    block.eject_cd(call.running, names[0] if names else "", force)
+    block.removable(call.running, names[0] if names else "").eject(force)
     return ""
 
 
 async def _change(call: Call, words: list[str]) -> str:
     if len(words) != 2:
         raise QmpError("change DRIVE FILE")
-    await block.change_cd(call.running, words[0], words[1], False)
+    await block.removable(call.running, words[0]).insert(words[1], force=False)
     return ""
 
 

@@ -35,6 +35,7 @@ def _added(vm: Vm) -> set[str]:
 async def _device_add(call: Call) -> object:
     """Plug a device in. ``id``, if given, is the name that the device has anyway."""
     vm, driver, place = call.running, call["driver"], call["placement"]
+    _check_not_recorded(vm)
     try:
         image = entry_point_class(driver)
     except DeviceImageError as error:
@@ -44,6 +45,11 @@ async def _device_add(call: Call) -> object:
         raise QmpError(f"Parameter 'placement' does not accept value '{place}': choose {' or '.join(places(service))}")
     device = await vm.partition.at_boundary(lambda: _plug(vm, image, place, call["id"]))
     return {"id": device.name}
+
+
+def _check_not_recorded(vm: Vm) -> None:
+    if vm.inputs.recorder is not None:
+        raise QmpError(f"what reaches {vm.name} is recorded, and a record holds no devices of one's own: end it first")
 
 
 def _plug(vm: Vm, image: type[Device], place: str, wanted: str) -> Device:
@@ -67,6 +73,7 @@ def _plug(vm: Vm, image: type[Device], place: str, wanted: str) -> Device:
 async def _device_del(call: Call) -> object:
     """Unplug a device that ``device_add`` plugged in; DEVICE_DELETED says when it is gone."""
     vm, name = call.running, call["id"]
+    _check_not_recorded(vm)
     own_device(vm, name)
     await vm.partition.at_boundary(lambda: _unplug(vm, name))
     call.target.announce(vm, "DEVICE_DELETED", device=name, path=f"/machine/peripheral/{name}")

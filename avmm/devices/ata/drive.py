@@ -8,10 +8,11 @@ The invariant: everything a host can change is in the task file and in ``modes``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from avmm.devices.ata.registers import DEVICE, LBA_HIGH, LBA_LOW, LBA_MID, READY, Address, TaskFile
-from avmm.devices.block import SECTOR, BlockDevice, PromptDevice
+from avmm.devices.block import SECTOR, BlockDevice, BlockError, BlockFault, PromptDevice
 
 CD_SECTOR = 2048
 CD_RATIO = CD_SECTOR // SECTOR
@@ -230,3 +231,36 @@ class AtapiCdrom(Drive):
             self.modes = replace(self.modes, event=1)
         else:
             self.modes = replace(self.modes, loaded=False, event=3)
+
+
+class Tray:
+    """A block device: what lies now in the CD-ROM drive that ``find`` returns. For the BIOS, which has no drive of its own."""
+
+    read_only = True
+
+    def __init__(self, find: Callable[[], AtapiCdrom | None]) -> None:
+        self._find = find
+
+    def _medium(self) -> BlockDevice | None:
+        drive = self._find()
+        return drive.disk if drive is not None and drive.modes.loaded else None
+
+    @property
+    def sectors(self) -> int:
+        """Capacity in 512-byte sectors; 0 with no medium or an open tray."""
+        medium = self._medium()
+        return medium.sectors if medium is not None else 0
+
+    async def read(self, lba: int, count: int) -> bytes | bytearray:
+        """Read what is in."""
+        medium = self._medium()
+        if medium is None:
+            raise BlockError(BlockFault.NO_MEDIUM, lba)
+        return await medium.read(lba, count)
+
+    async def write(self, lba: int, data: bytes | bytearray | memoryview) -> None:
+        """Nothing is written to CD-ROMs."""
+        raise BlockError(BlockFault.READ_ONLY, lba)
+
+    async def flush(self) -> None:
+        """There is nothing to."""
