@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from prompt_toolkit.output import ColorDepth
 
+from avmm.control.inputs import InputsFull
 from avmm.control.seat import PixelPicture, Seat, SeatError, TextPicture
 
 from .history import ScreenHistory, plain
@@ -184,7 +185,7 @@ class Machine:
                     await self.seat.type(event.text)
                 else:
                     await self.seat.press(event.keys)
-            except SeatError as error:
+            except (SeatError, InputsFull) as error:
                 self.keyboard.drop()
                 self.on_change(self, Changed("message", str(error)))
 
@@ -194,7 +195,7 @@ class Machine:
             data = event.text.replace("\n", "\r") if isinstance(event, Text) else event.data
             try:
                 await self.seat.send(data.encode("utf-8", "replace"))
-            except SeatError as error:
+            except (SeatError, InputsFull) as error:
                 self.line.drop()
                 self.on_change(self, Changed("message", str(error)))
 

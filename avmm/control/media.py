@@ -37,7 +37,7 @@ class Media:
         self._inputs = inputs
         self._opened = 0
         self._plugged: dict[int, str | None] = {}
-        """Each LUN that was plugged in, or will be in a moment, with the name of its image; None for another machine's disk."""
+        """Each LUN that was plugged in, or will be, with the name of its image; None for another machine's disk, or not yet."""
         self._unused: list[str] = []
         """Images that nothing uses any more, or that are on their way in."""
         inputs.handlers.update(eject=self._eject, insert=self._insert, plug=self._plug, unplug=self._unplug)
@@ -146,11 +146,10 @@ class Media:
                 scsi.add_lun(ScsiDisk(disk.path, _serial(self._opened)), lun)
                 return lun
             image = await self._open("lun-", disk.path, disk.mode, disk.overlay)
+            self._inputs.post(PLUG, lun, _serial(self._opened), *image)
         except BaseException:
             del self._plugged[lun]
             raise
-        self._plugged[lun] = image[0]
-        self._inputs.post(PLUG, lun, _serial(self._opened), *image)
         return lun
 
     def _plug(self, lun: int, serial: str, name: str, *_: object) -> None:
