@@ -53,6 +53,9 @@ class GuestMemory:
         After storing into it: :meth:`changed`.
         """
         view, size = self.view, self.size
+        if len(segments) == 1:
+            address, length = segments[0]
+            return [view[address : address + length]] if 0 <= address <= size - length else None
         pieces = [view[address : address + length] for address, length in segments if 0 <= address <= size - length]
         return pieces if len(pieces) == len(segments) else None
 

@@ -58,7 +58,7 @@ class ClassDriver(StorageStage):
         return self.port.at_once(op, lba, count, pieces, hops)
 
     def _check(self, op: Op, lba: int, count: int) -> None:
-        if op is not Op.READ and self.read_only:
+        if self.read_only and op is not Op.READ:
             raise BlockError(BlockFault.READ_ONLY, lba)
         if lba < 0 or count < 0 or lba + count > self.sectors:
             raise BlockError(BlockFault.RANGE, max(lba, self.sectors) if lba >= 0 else lba)

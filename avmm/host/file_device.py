@@ -16,6 +16,8 @@ from avmm.devices.block import SECTOR
 from avmm.host.backing import BackingFile
 from avmm.host.requests import Hops, Op, StorageRequest, StorageStage
 
+_READ = Op.READ
+
 
 class FileDevice(StorageStage):
     """Reads, writes and flushes ``file``."""
@@ -44,7 +46,7 @@ class FileDevice(StorageStage):
     def at_once(self, op: Op, lba: int, count: int, pieces: Sequence[memoryview], hops: Hops | None) -> bool:
         if hops is not None:
             hops.append((self.name, monotonic_ns()))
-        if op is Op.READ:
+        if op is _READ:
             return self.file.read_now(lba * SECTOR, count * SECTOR, pieces)
         return self.file.write_now(lba * SECTOR, count * SECTOR, pieces)
 

@@ -29,6 +29,8 @@ from avmm.host.port_driver import PortDriver
 from avmm.host.requests import Data, Hops, Op, StorageRequest, StorageStage
 from avmm.hypervisor.irp import journey, next_id
 
+_READ, _WRITE = Op.READ, Op.WRITE
+
 
 @dataclass(slots=True)
 class DiskStats:
@@ -44,21 +46,21 @@ class DiskStats:
     latency: int = 0
     """Sum over all finished requests, ns of host time."""
 
-    def count(self, op: Op, sectors: int, began: int, now: int, *, failed: bool) -> None:
-        """Count a request that was finished ``now``."""
+    def count(self, op: Op, sectors: int, began: int, failed: bool = False) -> None:
+        """Count a request that is finished now."""
         self.requests += 1
-        self.latency += now - began
+        self.latency += monotonic_ns() - began
         size = sectors * SECTOR
-        if op is Op.READ:
-            self.copied += size * 2 if sectors > LARGEST else size  # the parts of a large one are joined
-            self.bytes_read += 0 if failed else size
-        elif op is Op.WRITE:
-            self.copied += size
-            self.bytes_written += 0 if failed else size
-        elif op is Op.FLUSH and not failed:
-            self.flushes += 1
+        if op is _READ or op is _WRITE:
+            self.copied += size * 2 if sectors > LARGEST and op is _READ else size  # the parts of a large one are joined
         if failed:
             self.errors += 1
+        elif op is _READ:
+            self.bytes_read += size
+        elif op is _WRITE:
+            self.bytes_written += size
+        elif op is Op.FLUSH:
+            self.flushes += 1
 
 
 class VirtualizationDriver(StorageStage):
@@ -83,13 +85,13 @@ class VirtualizationDriver(StorageStage):
             return self._ask_watched(StorageRequest(id or journey.get() or next_id(), op, lba, count, hops=[]), pieces)
         began = monotonic_ns()
         try:
-            done = self.below.at_once(op, lba, count, pieces, None)
+            if not self.below.at_once(op, lba, count, pieces, None):
+                return False
         except BlockError:
-            self.stats.count(op, count, began, monotonic_ns(), failed=True)
+            self.stats.count(op, count, began, failed=True)
             raise
-        if done:
-            self.stats.count(op, count, began, monotonic_ns(), failed=False)
-        return done
+        self.stats.count(op, count, began)
+        return True
 
     def _ask_watched(self, request: StorageRequest, pieces: Sequence[memoryview]) -> bool:
         request.hop(self.name)
@@ -107,7 +109,7 @@ class VirtualizationDriver(StorageStage):
         request.hop("done")
         if self.watcher is not None:
             self.watcher(request)
-        self.stats.count(request.op, request.count, request.began, monotonic_ns(), failed=request.error is not None)
+        self.stats.count(request.op, request.count, request.began, failed=request.error is not None)
 
 
 class Disk:
@@ -192,13 +194,13 @@ class Disk:
         """Read straight into ``pieces`` if the page cache has the sectors and no request is under way; see ``PromptDevice``."""
         if self._pending or self.closed or self._driver.ended:
             return False
-        return self._driver.ask_now(Op.READ, lba, count, pieces, id)
+        return self._driver.ask_now(_READ, lba, count, pieces, id)
 
     def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
         """Write straight from ``pieces`` to the page cache if no request is under way; see ``PromptDevice``."""
         if self._pending or self.closed or self._driver.ended:
             return False
-        return self._driver.ask_now(Op.WRITE, lba, count, pieces, id)
+        return self._driver.ask_now(_WRITE, lba, count, pieces, id)
 
     async def _ask(self, op: Op, lba: int, count: int, data: bytes, id: int) -> StorageRequest:
         if self.closed:

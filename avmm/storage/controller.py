@@ -23,7 +23,7 @@ from uuid import UUID
 
 from avmm.clock import MICROSECOND, Timer, VirtualClock
 from avmm.hypervisor.irp import journey
-from avmm.memory import PAGE, GuestMemory, Segment
+from avmm.memory import PAGE, GuestMemory
 from avmm.storage import scsi_pages, sense, wire
 from avmm.storage.scsi_disk import GOOD, Command, Result, ScsiDisk, Work
 from avmm.storage.sense import Sense, SenseKey
@@ -220,36 +220,27 @@ class ScsiController:
         if disk is None or cdb[:1] == b"\xa0":
             self._for_nobody(request, packet, cdb, present=disk is not None)
             return
+        memory, out = self._memory, direction == _OUT
         segments = ranges.segments(length) if length else []
-        command = self._command(cdb, segments, length, direction == _OUT, packet.request_id)
+        if segments and self._prompt and (pieces := memory.pieces(segments)) is not None:
+            done = disk.at_once(cdb, pieces, length, out=out, id=packet.request_id)
+            if done is not None:
+                if done.placed:
+                    memory.changed(segments)
+                self._finish(request, packet, done)
+                return
+        command = Command(cdb, b"".join([memory.read(*one) for one in segments])) if out else Command(cdb, room=length)
         result = disk.execute(command)
-        if command.copied and direction == _OUT:
-            self._memory.copied += length
         if isinstance(result, Work):
             self._start(channel, request, packet, result)
-            return
-        if result.placed:
-            self._memory.changed(segments)
-        self._finish(request, packet, result)
+        else:
+            self._finish(request, packet, result)
 
     def _refuse(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet) -> None:
         if request.direction <= _NONE and request.cdb_length <= wire.CDB_SIZE:
             given = packet.ranges.byte_count
             channel.board.trace("storvsp: bad data length", controller=self.name, length=request.transfer_length, given=given)
         self._end(request, packet, SrbStatus.INVALID_REQUEST)
-
-    def _command(self, cdb: bytes, segments: list[Segment], length: int, out: bool, id: int) -> Command:
-        """Return the command with the guest's memory to it; in virtual time with a copy of what it sends, and room.
-
-        There data must not be in the guest's memory before the time that the command takes is over.
-        """
-        if not segments:
-            return Command(cdb, id=id)
-        memory = self._memory
-        pieces = memory.pieces(segments) if self._prompt else None
-        if pieces is not None:
-            return Command(cdb, None, 0, pieces, length, id) if out else Command(cdb, b"", length, pieces, 0, id)
-        return Command(cdb, b"".join([memory.read(*one) for one in segments]), id=id) if out else Command(cdb, room=length, id=id)
 
     def _start(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet, work: Work) -> None:
         exchange = _Exchange(request, packet)

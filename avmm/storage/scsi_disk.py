@@ -2,7 +2,7 @@
 
 Follows SBC-3 and SPC-4. Commands that need no medium are answered at once; the others come back as :class:`Work`, a
 coroutine for the board to run, so several can be in flight and end in any order. The disk does not know StorVSP. Where
-the initiator's memory is given with a command, sectors that need no waiting go straight between it and the medium.
+the initiator's memory is there and its sectors need no waiting, they go straight between it and the medium (:meth:`ScsiDisk.at_once`).
 
 The invariants: nothing a guest can put into a CDB or its parameters raises, and no command touches the medium unless all
 of its sectors exist and the data it announced fit the buffer it gave.
@@ -57,43 +57,12 @@ class Work(NamedTuple):
     sectors: int = 0
 
 
-class Command:
-    """One command as it arrives: the CDB, the parameters or sectors sent with it, the room for what it returns.
+class Command(NamedTuple):
+    """One command as it arrives: the CDB, the parameters or sectors sent with it, the room for what it returns."""
 
-    ``pieces`` are the initiator's memory for either, to be used only while the command is begun. Without ``data`` they are
-    what was sent, and copied once when somebody looks. ``id`` names the request's journey.
-    """
-
-    __slots__ = ("_data", "cdb", "id", "pieces", "room", "sent")
-
-    def __init__(  # noqa: PLR0917 - one is made for each request
-        self,
-        cdb: bytes,
-        data: bytes | None = b"",
-        room: int = 0,
-        pieces: Sequence[memoryview] = (),
-        sent: int | None = None,
-        id: int = 0,
-    ) -> None:
-        self.cdb = cdb
-        self.id = id
-        self._data = data
-        self.room = room
-        self.pieces = pieces
-        self.sent = sent if sent is not None else len(data or b"")
-        """Bytes sent with it."""
-
-    @property
-    def copied(self) -> bool:
-        """Whether somebody looked at the pieces."""
-        return self._data is not None and bool(self.pieces)
-
-    @property
-    def data(self) -> bytes:
-        """What was sent with it."""
-        if self._data is None:
-            self._data = b"".join(self.pieces)
-        return self._data
+    cdb: bytes
+    data: bytes = b""
+    room: int = 0
 
 
 _new = tuple.__new__  # a named tuple's own is a Python function
@@ -139,6 +108,28 @@ class ScsiDisk:
         if self.attention and op not in _NOT_HELD_UP:
             return Result(sense=self.attention.pop(0))
         return handler(self, command)
+
+    def at_once(self, cdb: bytes, pieces: Sequence[memoryview], size: int, *, out: bool, id: int = 0) -> Result | None:
+        """Carry out a plain READ or WRITE of ``size`` bytes between the initiator's memory and a medium that needs no waiting.
+
+        None, and nothing has happened, for all else: :meth:`execute` says what is wrong with it, or waits for the medium. ``pieces``
+        are not kept; ``id`` names the request's journey.
+        """
+        prompt = self._prompt
+        if prompt is None or not cdb or _AT_ONCE.get(cdb[0]) is not out or len(cdb) < _LENGTHS[cdb[0] >> 5]:
+            return None
+        if cdb[1] or self.attention or self.inject is not None:  # forced unit access, or whatever else is special
+            return None
+        lba, count = _address(cdb)
+        medium = self.medium
+        if count * SECTOR != size or lba + count > medium.sectors or (out and medium.read_only):
+            return None
+        try:
+            if not (prompt.write_now if out else prompt.read_now)(lba, count, pieces, id=id):
+                return None
+        except BlockError as error:
+            return Result(sense=codes.of_fault(error.fault, error.lba, writing=out))
+        return _new(Result, (b"", None, size, 0) if out else (b"", None, 0, size))
 
     # -- about the disk
 
@@ -196,13 +187,10 @@ class ScsiDisk:
     def _read(self, command: Command) -> Result | Work:
         lba, count = _address(command.cdb)
         sense = self._check(command, lba, count)
-        size = count * SECTOR
-        if sense is None and size > command.room:
+        if sense is None and count * SECTOR > command.room:
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
-        if command.pieces and size == command.room and (result := self._at_once(command, lba, count)) is not None:
-            return result
         return Work(self._do_read(lba, count), count)
 
     async def _do_read(self, lba: int, count: int) -> Result:
@@ -216,17 +204,12 @@ class ScsiDisk:
         cdb = command.cdb
         lba, count = _address(cdb)
         sense = self._check(command, lba, count, writing=True)
-        if sense is None and count * SECTOR > command.sent:
+        if sense is None and count * SECTOR > len(command.data):
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
         force_unit_access = cdb[0] != 0x0A and cdb[1] & 8 != 0
-        if command.pieces and count * SECTOR == command.sent and not force_unit_access:
-            result = self._at_once(command, lba, count, writing=True)
-            if result is not None:
-                return result
-        data = command.data if command.sent == count * SECTOR else command.data[: count * SECTOR]
-        return Work(self._do_write(lba, data, force_unit_access), count)
+        return Work(self._do_write(lba, command.data[: count * SECTOR], force_unit_access), count)
 
     async def _do_write(self, lba: int, data: bytes, force_unit_access: bool) -> Result:
         try:
@@ -239,24 +222,11 @@ class ScsiDisk:
             return Result(sense=codes.of_fault(error.fault, error.lba, writing=True))
         return Result(taken=len(data))
 
-    def _at_once(self, command: Command, lba: int, count: int, *, writing: bool = False) -> Result | None:
-        """Move sectors between the initiator's memory and a medium that needs no waiting; None where it does."""
-        prompt = self._prompt
-        if prompt is None or self.inject is not None:
-            return None
-        try:
-            if not (prompt.write_now if writing else prompt.read_now)(lba, count, command.pieces, id=command.id):
-                return None
-        except BlockError as error:
-            return Result(sense=codes.of_fault(error.fault, error.lba, writing=writing))
-        size = count * SECTOR
-        return _new(Result, (b"", None, size, 0) if writing else (b"", None, 0, size))
-
     def _verify(self, command: Command) -> Result | Work:
         lba, count = _address(command.cdb)
         compare = command.cdb[1] >> 1 & 3
         sense = self._check(command, lba, count)
-        if sense is None and (compare > 1 or (compare and count * SECTOR > command.sent)):
+        if sense is None and (compare > 1 or (compare and count * SECTOR > len(command.data))):
             sense = codes.INVALID_FIELD
         if sense is not None or not count:
             return Result(sense=sense)
@@ -297,7 +267,7 @@ class ScsiDisk:
         sense = self._check(command, lba, count, writing=True)
         if sense is None and (not count or anchor or (unmap and not self.thin) or (not unmap and count > pages.MAX_WRITE_SAME)):
             sense = codes.INVALID_FIELD
-        if sense is None and not no_data and command.sent < SECTOR:
+        if sense is None and not no_data and len(command.data) < SECTOR:
             sense = codes.INVALID_FIELD
         if sense is not None:
             return Result(sense=sense)
@@ -318,7 +288,7 @@ class ScsiDisk:
         if not self.thin:
             return Result(sense=codes.INVALID_OPCODE)
         length = int.from_bytes(command.cdb[7:9], "big")
-        if command.cdb[1] & 1 or length > command.sent:  # ANCHOR, or parameters that were not sent
+        if command.cdb[1] & 1 or length > len(command.data):  # ANCHOR, or parameters that were not sent
             return Result(sense=codes.INVALID_FIELD)
         if not length:
             return GOOD
@@ -409,6 +379,8 @@ _COMMANDS: Final[dict[int, _Handler]] = {
     0x42: ScsiDisk._unmap,
 }
 
+_AT_ONCE: Final = {0x28: False, 0x88: False, 0x2A: True, 0x8A: True}
+"""READ and WRITE of 10 and 16 bytes: whether data go out to the disk."""
 _NO_OPERATION: Final = 0xFF  # vendor-specific, and none of ours
 _NOT_HELD_UP: Final = frozenset((0x03, 0x12, 0xA0))
 """REQUEST SENSE, INQUIRY and REPORT LUNS are carried out in spite of a unit attention."""

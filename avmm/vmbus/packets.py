@@ -82,9 +82,8 @@ def unpack_packet(data: bytes, pages: int, request_id: int = 0) -> Packet:
     Page numbers must be below ``pages``. ``request_id`` is the packet's from now on.
     """
     number, offset8, length8, flags, transaction_id = DESCRIPTOR.unpack_from(data)
-    offset = offset8 << 3
-    kind = _KINDS.get(number)
-    if kind is None or flags & ~COMPLETION_REQUESTED or not 16 <= offset <= len(data) or length8 << 3 != len(data):
+    kind, offset, length = _KINDS.get(number), offset8 << 3, len(data)
+    if kind is None or flags > COMPLETION_REQUESTED or offset < 16 or offset > length or length8 << 3 != length:
         _refuse(number, flags, offset, length8 << 3)
     page_set, ranges = 0, _NO_RANGES
     if kind is _DIRECT:

@@ -65,10 +65,13 @@ class GpaRanges(tuple[GpaRange, ...]):
         if len(self) == 1:
             count, offset, pfns = self[0]
             length = min(length, count)
-            if not pfns:
+            more = len(pfns) - 1
+            if not more:
+                return [(pfns[0] * PAGE + offset, length)]
+            if more < 0:
                 return []
-            first, more = pfns[0], len(pfns) - 1
-            if not more or (pfns[more] - first == more and pfns == tuple(range(first, first + more + 1))):
+            first = pfns[0]
+            if pfns[more] - first == more and pfns == tuple(range(first, first + more + 1)):
                 return [(first * PAGE + offset, length)]
             first = PAGE - offset
             whole, last = divmod(length - first, PAGE)
