@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from avmm.clock import Timer
 from avmm.devices.keys import find
+from avmm.vmbus.outbox import Outbox
 from avmm.vmbus.packets import Packet, PacketKind
 from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer
 
@@ -75,10 +75,9 @@ class SyntheticKeyboard:
 
     def __init__(self, instance: UUID = INSTANCE) -> None:
         self._offer = Offer(INTERFACE, instance, bytes(120), ENUMERATE_INTERFACE, name="keyboard")
-        self._channel: ChannelEnd | None = None
         self._accepted = False
         self._down: dict[str, bytes] = {}
-        self._waiting: deque[bytes] = deque()
+        self._outbox = Outbox()
         self.leds = 0
         """Bit 0 Scroll Lock, bit 1 Num Lock, bit 2 Caps Lock."""
 
@@ -92,12 +91,12 @@ class SyntheticKeyboard:
     @property
     def queued(self) -> int:
         """Events that wait for room in the guest's ring."""
-        return len(self._waiting)
+        return len(self._outbox)
 
     def press(self, key: str) -> bool:
         """Press ``key`` (again, for a repeat). False when nobody listens or too much waits; ValueError when no key is called so."""
         found = find(key)
-        if not self._accepted or len(self._waiting) >= QUEUE:
+        if not self._accepted or len(self._outbox) >= QUEUE:
             return False
         self._down[found.name] = found.release[0]
         self._send(found.make[0])
@@ -125,20 +124,18 @@ class SyntheticKeyboard:
     def opened(self, channel: ChannelEnd) -> None:
         """The guest's driver came."""
         self.closed()
-        self._channel = channel
-        channel.on_room = self._flush
+        self._outbox.open(channel)
 
     def closed(self) -> None:
         """The guest's driver went; it knows of no key any more."""
-        self._channel = None
+        self._outbox.close()
         self._accepted = False
         self._down.clear()
-        self._waiting.clear()
         self.leds = 0
 
     def received(self, packet: Packet) -> None:
         """A message came in."""
-        channel, payload = self._channel, packet.payload
+        channel, payload = self._outbox.channel, packet.payload
         if channel is None:
             return
         if packet.kind is not PacketKind.IN_BAND or len(payload) < _REQUEST.size:
@@ -149,12 +146,11 @@ class SyntheticKeyboard:
         if packet.completion_requested:
             channel.send(PacketKind.COMPLETION, b"", packet.transaction_id)
         if kind == Message.PROTOCOL_REQUEST:
-            if len(self._waiting) >= QUEUE:
+            if len(self._outbox) >= QUEUE:
                 channel.fail("keyboard: the guest asks and does not take the answers")
                 return
             self._accepted = value == VERSION_1_0
-            self._waiting.append(_REQUEST.pack(Message.PROTOCOL_RESPONSE, ACCEPTED if self._accepted else 0))
-            self._flush()
+            self._outbox.put([_REQUEST.pack(Message.PROTOCOL_RESPONSE, ACCEPTED if self._accepted else 0)])
         elif kind == Message.LED_INDICATORS:
             self.leds = value & 7
         else:
@@ -163,19 +159,13 @@ class SyntheticKeyboard:
     # -- to the guest
 
     def _send(self, codes: bytes) -> None:
-        self._waiting.extend(keystrokes(codes))
-        self._flush()
-
-    def _flush(self) -> None:
-        channel, waiting = self._channel, self._waiting
-        while channel is not None and waiting and channel.send(PacketKind.IN_BAND, waiting[0], 0):
-            waiting.popleft()
+        self._outbox.put(keystrokes(codes))
 
     # -- saved state
 
     def save_channel(self) -> KeyboardState:
         """Return the state."""
-        return KeyboardState(self._accepted, tuple(self._down.items()), tuple(self._waiting), self.leds)
+        return KeyboardState(self._accepted, tuple(self._down.items()), tuple(self._outbox.waiting), self.leds)
 
     def restore_channel(self, channel: ChannelEnd, state: Any) -> None:
         """Go on from a saved state."""
@@ -184,7 +174,7 @@ class SyntheticKeyboard:
         self.opened(channel)
         self._accepted, self.leds = state.accepted, state.leds & 7
         self._down = {find(key).name: bytes(codes) for key, codes in state.down}
-        self._waiting.extend(bytes(event) for event in state.waiting)
+        self._outbox.waiting.extend(bytes(event) for event in state.waiting)
 
     @staticmethod
     def deadlines() -> list[Timer]:

@@ -11,7 +11,6 @@ waits for room; a guest that does not take its answers loses the channel.
 from __future__ import annotations
 
 import mmap
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,6 +19,7 @@ from uuid import UUID
 from avmm.devices.device import Board, Device, MemoryRange
 from avmm.memory import PAGE
 from avmm.vmbus import video_wire as wire
+from avmm.vmbus.outbox import Outbox
 from avmm.vmbus.packets import Packet, PacketKind
 from avmm.vmbus.server import ENUMERATE_INTERFACE, PIPE_MODE, ChannelEnd, Offer
 from avmm.vmbus.video_wire import Message, PointerPart, Situation
@@ -90,9 +90,8 @@ class SyntheticVideo(Device):
         self._pointer: PointerPart | None = None
         self._parts = b""
         self._mapped: int | None = None
-        self._channel: ChannelEnd | None = None
         self._accepted = False
-        self._waiting: deque[bytes] = deque()
+        self._outbox = Outbox()
         self._handlers: dict[int, Callable[[bytes], None]] = {
             Message.VRAM_LOCATION: self._take_location,
             Message.SITUATION_UPDATE: self._take_situation,
@@ -189,14 +188,12 @@ class SyntheticVideo(Device):
     def opened(self, channel: ChannelEnd) -> None:
         """The guest's driver came."""
         self.closed()
-        self._channel = channel
-        channel.on_room = self._flush
+        self._outbox.open(channel)
 
     def closed(self) -> None:
         """The guest's driver went: the monitor shows the VGA again."""
-        self._channel = None
+        self._outbox.close()
         self._accepted = False
-        self._waiting.clear()
         self._map(None)
         self.location = self.situation = self._pointer = None
         self.pointer_at, self._parts = (False, 0, 0), b""
@@ -204,7 +201,7 @@ class SyntheticVideo(Device):
 
     def received(self, packet: Packet) -> None:
         """A message came in."""
-        channel = self._channel
+        channel = self._outbox.channel
         if channel is None or packet.kind is PacketKind.COMPLETION:
             return
         if packet.completion_requested:
@@ -291,28 +288,22 @@ class SyntheticVideo(Device):
     # -- to the guest
 
     def _answer(self, kind: Message, body: bytes) -> None:
-        if len(self._waiting) >= WAITING:
+        if len(self._outbox) >= WAITING:
             raise WireError("video: the guest asks and does not take the answers")
-        self._waiting.append(wire.pack(kind, body))
-        self._flush()
-
-    def _flush(self) -> None:
-        channel, waiting = self._channel, self._waiting
-        while channel is not None and waiting and channel.send(PacketKind.IN_BAND, waiting[0], 0):
-            waiting.popleft()
+        self._outbox.put([wire.pack(kind, body)])
 
     # -- saved state
 
     def save_channel(self) -> ChannelState:
         """Return what the channel adds to the monitor's own state."""
-        return ChannelState(tuple(self._waiting), self._parts)
+        return ChannelState(tuple(self._outbox.waiting), self._parts)
 
     def restore_channel(self, channel: ChannelEnd, state: Any) -> None:
         """Go on from a saved channel; the monitor's own state follows."""
         if not isinstance(state, ChannelState) or state.version != 1 or len(state.waiting) > WAITING:
             raise ValueError("not a saved channel of this monitor")
         self.opened(channel)
-        self._waiting.extend(bytes(answer) for answer in state.waiting)
+        self._outbox.waiting.extend(bytes(answer) for answer in state.waiting)
         self._parts = bytes(state.parts)
 
     def save(self) -> State:
