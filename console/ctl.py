@@ -169,22 +169,17 @@ def _show_move(result: dict[str, Any]) -> None:
     click.echo(f"{result['device']} is in the {result['wanted']}")
 
 
-@ctl.command("snapshot")
-@click.argument("vm")
-@click.argument("file")
-@click.pass_context
-def snapshot(ctx: click.Context, vm: str, file: str) -> None:
-    """Write the machine, as it is at this moment, to a file; it goes on."""
-    answer(ctx, vm, "x-avmm-snapshot", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
+def _with_file(name: str, command: str, help: str) -> None:
+    @ctl.command(name, help=help)
+    @click.argument("vm")
+    @click.argument("file")
+    @click.pass_context
+    def action(ctx: click.Context, vm: str, file: str) -> None:
+        answer(ctx, vm, command, _show_moment, file=str(Path(file).resolve()))
 
 
-@ctl.command("restore")
-@click.argument("vm")
-@click.argument("file")
-@click.pass_context
-def restore(ctx: click.Context, vm: str, file: str) -> None:
-    """Let the machine go on from a snapshot, also when it is off or has failed."""
-    answer(ctx, vm, "x-avmm-restore", lambda result: click.echo(_moment(result)), file=str(Path(file).resolve()))
+_with_file("snapshot", "x-avmm-snapshot", "Write the machine, as it is at this moment, to a file; it goes on.")
+_with_file("restore", "x-avmm-restore", "Let the machine go on from a snapshot, also when it is off or has failed.")
 
 
 @ctl.command("keep-history")
@@ -202,11 +197,11 @@ def keep_history(ctx: click.Context, vm: str, every: float) -> None:
 @click.pass_context
 def rewind(ctx: click.Context, vm: str, seconds: float) -> None:
     """Go back by so much machine time, as far as its past is remembered."""
-    answer(ctx, vm, "x-avmm-rewind", lambda result: click.echo(_moment(result)), seconds=seconds)
+    answer(ctx, vm, "x-avmm-rewind", _show_moment, seconds=seconds)
 
 
-def _moment(result: dict[str, Any]) -> str:
-    return f"at {result['machine-ns'] / 1e9:.9f} s of machine time"
+def _show_moment(result: dict[str, Any]) -> None:
+    click.echo(f"at {result['machine-ns'] / 1e9:.9f} s of machine time")
 
 
 @ctl.command("sendkey")

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from avmm.control.commands.command import Call
 from avmm.control.qmp import QmpError
+from avmm.control.vm import Vm
 from avmm.debug.debugger import Debugger, Stop
 from avmm.hypervisor.report import LONGEST, decoded, registers
 
@@ -34,11 +35,11 @@ def _number(text: str, what: str, limit: int = 1 << 64) -> int:
     return value
 
 
-def address(debugger: Debugger, text: str) -> int:
+def address(vm: Vm, text: str) -> int:
     """Return the linear address that somebody has written."""
     base, plus, offset = text.partition("+")
     if plus:
-        return address(debugger, base) + _number(offset, "number") & (1 << 64) - 1
+        return address(vm, base) + _number(offset, "number") & (1 << 64) - 1
     segmented = _SEGMENTED.fullmatch(text)
     if segmented is not None:
         return (int(segmented[1], 16) << 4) + int(segmented[2], 16)
@@ -46,9 +47,9 @@ def address(debugger: Debugger, text: str) -> int:
         return _number(text, "address")
     name = text[1:]
     if name in ("pc", "rip", "eip", "ip"):
-        return debugger.pc
+        return vm.debugger.pc
     try:
-        return debugger.register(name)
+        return vm.debugger.register(name)
     except KeyError:
         raise QmpError(f"there is no register {text}") from None
 
@@ -73,7 +74,7 @@ async def _memory(call: Call, words: list[str]) -> str:
     physical = "-p" in words
     words = _words([word for word in words if word != "-p"], usage, 1, 2)
     debugger = call.vm.debugger
-    start = address(debugger, words[0])
+    start = address(call.vm, words[0])
     length = _number(words[1], "length", DUMP_LIMIT + 1) if len(words) == 2 else 64
     data = debugger.read(start, length, physical=physical)
     lines = [_dump_line(start + at, data[at : at + 16]) for at in range(0, len(data), 16)]
@@ -100,7 +101,7 @@ def _instructions(debugger: Debugger, start: int, count: int) -> str:
 async def _disassemble(call: Call, words: list[str]) -> str:
     _words(words, "disassemble [ADDRESS [COUNT]]", 0, 2)
     debugger = call.vm.debugger
-    start = address(debugger, words[0]) if words else debugger.pc
+    start = address(call.vm, words[0]) if words else debugger.pc
     return _instructions(debugger, start, _number(words[1], "count", INSTRUCTION_LIMIT + 1) if len(words) == 2 else 10)
 
 
@@ -110,7 +111,7 @@ async def _disassemble(call: Call, words: list[str]) -> str:
 async def _break(call: Call, words: list[str]) -> str:
     _words(words, "break ADDRESS", 1, 1)
     debugger = call.running.debugger
-    return await _add(debugger, "code", address(debugger, words[0]), 1)
+    return await _add(debugger, "code", address(call.vm, words[0]), 1)
 
 
 async def _watch(call: Call, words: list[str]) -> str:
@@ -119,7 +120,7 @@ async def _watch(call: Call, words: list[str]) -> str:
     words = _words([word for word in words if word not in KINDS], usage, 1, 2)
     debugger = call.running.debugger
     length = _number(words[1], "length", DUMP_LIMIT + 1) if len(words) == 2 else 4
-    return await _add(debugger, kind, address(debugger, words[0]), max(1, length))
+    return await _add(debugger, kind, address(call.vm, words[0]), max(1, length))
 
 
 async def _add(debugger: Debugger, kind: str, at: int, length: int) -> str:

@@ -287,20 +287,6 @@ def _parse_dump(words: list[str]) -> tuple[int, str, int, str]:
     return count, letter, size, words[0]
 
 
-def _address(vm: Vm, text: str) -> int:
-    if text.startswith("$"):
-        name = {"eip": "rip", "pc": "rip"}.get(text[1:], text[1:])
-        try:
-            value = vm.partition.processor.register(name)
-        except (KeyError, ValueError):
-            raise QmpError(f"unknown register {text}") from None
-        return vm.partition.processor.segment("cs").linear(value) if name == "rip" else value
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise QmpError(f"invalid address {text}") from None
-
-
 def _shown(value: int, letter: str, size: int) -> str:
     if letter == "x":
         return f"0x{value:0{2 * size}x}"
@@ -313,7 +299,7 @@ def _shown(value: int, letter: str, size: int) -> str:
 
 def _dump(vm: Vm, words: list[str], *, physical: bool) -> str:
     count, letter, size, where = _parse_dump(words)
-    start = _address(vm, where)
+    start = debugging.address(vm, where)
     processor, memory = vm.partition.processor, vm.partition.memory
     if letter == "i":
         return "\n".join(disassembly(processor, memory, count, start))
