@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from avmm.boot.bios.drives import BiosDrive
@@ -51,6 +52,9 @@ from avmm.hypervisor.image import DeviceImageError, entry_point_class
 from avmm.hypervisor.partition import Partition
 from avmm.hypervisor.slot import Slot
 from avmm.interpose.interposers.share import SharedDisk
+
+if TYPE_CHECKING:
+    from avmm.vmbus.bus import VmBus
 
 ISA_LINES = 16
 IOAPIC_INPUTS = 24
@@ -194,7 +198,7 @@ def _build(  # noqa: PLR0917 - once, from assemble
     for part in parts:
         _plug(partition, service, config, part)
     if config.hyperv:
-        _enlighten(machine, chips.lapic, disks if config.hyperv_disks else None, config.resolution_pixels)
+        _enlighten(machine, chips.lapic, config, disks)
     vga.reset()  # maps its memory
     start_with(machine, config, drives)
     return machine
@@ -228,14 +232,12 @@ def _rtc(board: Slot, config: VmConfig, drives: list[BiosDrive]) -> Rtc:
     return rtc
 
 
-def _enlighten(machine: Machine, lapic: LocalApic, disks: list[BlockDevice] | None, resolution: tuple[int, int]) -> None:
+def _enlighten(machine: Machine, lapic: LocalApic, config: VmConfig, disks: list[BlockDevice]) -> None:
     """Add what an enlightened guest finds: the synthetic processor interface and the bus to VM-H with its devices."""
     # Imported only for machines that have it: most do not, and it is a fifth of what a start has to load.
     from avmm.boot.acpi import VMBUS_MEMORY
     from avmm.devices.guest_port import GuestPort
     from avmm.hypervisor.hyperv.hyperv import HyperV
-    from avmm.storage.controller import ScsiController
-    from avmm.storage.scsi_disk import ScsiDisk
     from avmm.vmbus.bus import VmBus
     from avmm.vmbus.keyboard import SyntheticKeyboard
     from avmm.vmbus.video import SyntheticVideo
@@ -256,16 +258,27 @@ def _enlighten(machine: Machine, lapic: LocalApic, disks: list[BlockDevice] | No
     partition.plug(hyperv)
     partition.plug(vmbus)
     machine.vmbus = vmbus
-    if disks is not None:
-        machine.scsi = ScsiController(SCSI_INSTANCE, [ScsiDisk(disk, _serial(i)) for i, disk in enumerate(disks)])
-        vmbus.offer(machine.scsi)
+    if config.hyperv_disks:
+        _offer_disks(machine, disks, vmbus, ide=config.hyperv_ide)
     machine.synthetic_keyboard = SyntheticKeyboard()
     vmbus.offer(machine.synthetic_keyboard)
-    machine.synthetic_video = SyntheticVideo(partition, VMBUS_MEMORY, resolution)
+    machine.synthetic_video = SyntheticVideo(partition, VMBUS_MEMORY, config.resolution_pixels)
     partition.plug(machine.synthetic_video)
     vmbus.offer(machine.synthetic_video)
     machine.guest_port = GuestPort(partition)
     partition.plug(machine.guest_port)
+
+
+def _offer_disks(machine: Machine, disks: list[BlockDevice], vmbus: VmBus, *, ide: bool) -> None:
+    """Let the guest find the disks on one controller, or each on one of its own, beside its place on the emulated one."""
+    from avmm.storage.controller import IdeAccelerator, ScsiController
+    from avmm.storage.scsi_disk import ScsiDisk
+
+    luns = [ScsiDisk(disk, _serial(i)) for i, disk in enumerate(disks)]
+    machine.scsi = ScsiController(SCSI_INSTANCE, [] if ide else luns)
+    machine.accelerators = [IdeAccelerator(lun, *divmod(i, 2)) for i, lun in enumerate(luns)] if ide else []
+    for server in machine.disk_servers():
+        vmbus.offer(server)
 
 
 def _no_hurry() -> None:

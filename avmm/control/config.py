@@ -97,6 +97,9 @@ class VmConfig:
     """Whether the machine is enlightened: Hyper-V's CPUID leaves, MSRs and hypercalls, and VMBus (``vm.machine.vmbus``)."""
     hyperv_disks: bool = True
     """Whether an enlightened machine finds its disks on a SCSI controller over VMBus too, beside the emulated IDE."""
+    hyperv_ide: bool = False
+    """Whether it finds each as an *IDE accelerator*, a controller beside the drive that it stands for. The SCSI controller is then for
+    disks that are plugged in later."""
     resolution: str = "1024x768"
     """What an enlightened machine's monitor on VMBus asks the guest to show, at most 1920x1080 pixels of 32 bits."""
     on_triple_fault: Literal["reset", "stop"] = "reset"
@@ -143,6 +146,8 @@ class VmConfig:
             raise ConfigError("a PC takes two floppies")
         if self.floppies and self.bios != "builtin":
             raise ConfigError("floppies are served by the built-in BIOS only, there is no controller for another firmware")
+        if self.hyperv_ide and not (self.hyperv and self.hyperv_disks):
+            raise ConfigError("accelerators of IDE drives are offered on VMBus: hyperv_ide needs hyperv = true and hyperv_disks")
         if self.gdb:
             parse_address(self.gdb)
         if self.gdb_reverse and self.clock != "virtual":

@@ -78,11 +78,10 @@ class Counters:
 def counters(vm: Vm) -> Counters:
     """Return the counts of ``vm`` now."""
     stats, machine = vm.stats, vm.machine
-    channel = machine.vmbus.channel(machine.scsi) if machine.vmbus is not None and machine.scsi is not None else None
     return Counters(
         exits=sum(count for kind, count in stats.exits.items() if kind != "interrupt"),
         irps=stats.outside + machine.disks[0].stats.requests,
-        signals=channel.stats.signals if channel is not None else 0,
+        signals=sum(channel.stats.signals for channel in machine.disk_channels()),
         interrupts=stats.injected,
         copied=machine.partition.memory.copied + machine.disks[0].stats.copied,
     )

@@ -44,7 +44,8 @@ _VM_KEYS = {
     "clock": "text", "seed": "a whole number", "epoch": "a whole number", "slice_us": "a whole number", "weight": "a whole number",
     "cap": "a number", "placement": "a table of devices", "devices": "a list of names", "auto_placement": "true or false",
     "acpi": "true or false", "on_triple_fault": "text", "qmp": "a path", "physical": "a list of names", "hyperv": "true or false",
-    "hyperv_disks": "true or false", "resolution": "text", "gdb": "text", "gdb_wait": "true or false", "gdb_reverse": "true or false",
+    "hyperv_disks": "true or false", "hyperv_ide": "true or false", "resolution": "text", "gdb": "text", "gdb_wait": "true or false",
+    "gdb_reverse": "true or false",
 }  # fmt: skip
 _CHOICES = {
     "structure": ("hybrid", "host"), "clock": ("real", "virtual"), "on_triple_fault": ("reset", "stop"), "mode": ("rw", "ro", "overlay"),

@@ -29,8 +29,9 @@ from avmm.interpose.ata.front import AtaFront
 
 if TYPE_CHECKING:
     from avmm.devices.guest_port import GuestPort
-    from avmm.storage.controller import ScsiController
+    from avmm.storage.controller import IdeAccelerator, ScsiController
     from avmm.vmbus.bus import VmBus
+    from avmm.vmbus.channel import Channel
     from avmm.vmbus.keyboard import SyntheticKeyboard
     from avmm.vmbus.video import SyntheticVideo
 
@@ -60,6 +61,8 @@ class Machine:
     """Where VM-H offers channels to an enlightened guest; None without ``hyperv`` in the configuration."""
     scsi: ScsiController | None = None
     """The enlightened way to the disks; LUNs may come and go."""
+    accelerators: list[IdeAccelerator] = field(default_factory=list)
+    """With ``hyperv_ide`` the way to each drive of the emulated controller."""
     synthetic_keyboard: SyntheticKeyboard | None = None
     """Where keys go while an enlightened guest listens there."""
     synthetic_video: SyntheticVideo | None = None
@@ -86,6 +89,15 @@ class Machine:
     def cd_drive(self) -> AtapiCdrom | None:
         """Return the CD-ROM drive, if there is one."""
         return next((drive for channel in self.channels() for drive in channel.drives if isinstance(drive, AtapiCdrom)), None)
+
+    def disk_servers(self) -> list[ScsiController]:
+        """Return the controllers that are offered on VMBus."""
+        return [*([self.scsi] if self.scsi is not None else []), *self.accelerators]
+
+    def disk_channels(self) -> list[Channel]:
+        """Return their channels that the guest has open."""
+        found = [self.vmbus.channel(server) for server in self.disk_servers()] if self.vmbus is not None else []
+        return [channel for channel in found if channel is not None]
 
     async def close(self) -> None:
         """Give back disks, tasks and memory. The machine must have ended."""

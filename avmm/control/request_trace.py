@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from avmm.hypervisor.irp import Irp, IrpKind
 if TYPE_CHECKING:
     from avmm.control.vm import Vm
     from avmm.host.virtualization_driver import Disk
-    from avmm.vmbus.channel import Channel
 
 GUEST, HYPERVISOR, SERVICE, VMBUS = "guest", "hypervisor", "service OS", "VMBus"
 ASKED, CLASS, DIVERTED, PASSED, ATA, STORVSC, DONE, ANSWERED = range(1, 9)
@@ -165,12 +165,11 @@ class RequestTracer:
         self._undo.append(lambda: disk.watch(before))
 
     def _follow_channel(self) -> None:
-        """Follow the SCSI controller's channel; one that is opened later is found when the guest says that a request goes there."""
-        vmbus, server = self._vm.machine.vmbus, self._vm.machine.scsi
-        channel: Channel | None = vmbus.channel(server) if vmbus is not None and server is not None else None
-        if channel is not None and channel.watcher is None:
-            channel.watcher = self._packet
-            self._undo.append(lambda: setattr(channel, "watcher", None))
+        """Follow the disks' channels; one that is opened later is found when the guest says that a request goes there."""
+        for channel in self._vm.machine.disk_channels():
+            if channel.watcher is None:
+                channel.watcher = self._packet
+                self._undo.append(partial(setattr, channel, "watcher", None))
 
     def _tap(self, number: int, sink: Sink | None) -> Sink:
         def changed(level: bool) -> None:

@@ -42,6 +42,17 @@ async def test_luns_come_and_go(tmp_path: Path) -> None:
     assert not host.service.disks
 
 
+async def test_accelerators_of_the_drives_and_a_controller_for_more(tmp_path: Path) -> None:
+    disks = [avmm.Disk(image(tmp_path / name)) for name in ("a.img", "b.img", "c.img")]
+    async with avmm.Host() as host:
+        vm = await host.create_vm(avmm.VmConfig(memory="1M", hyperv=True, hyperv_ide=True, disks=disks[:2]))
+        assert [[*server.luns] for server in vm.machine.disk_servers()] == [[], [(0, 0, 0)], [(0, 1, 0)]]
+        assert [server.luns[0, n, 0].medium for n, server in enumerate(vm.machine.accelerators)] == vm.machine.disks
+        assert await vm.attach_disk(disks[2]) == 0
+    with pytest.raises(avmm.ConfigError, match="needs hyperv"):
+        avmm.VmConfig(hyperv_ide=True)
+
+
 @pytest.mark.parametrize("config", [{}, {"hyperv": True, "hyperv_disks": False}])
 async def test_only_an_enlightened_machine_takes_disks(tmp_path: Path, config: dict[str, bool]) -> None:
     disk = image(tmp_path / "a.img")

@@ -21,29 +21,31 @@ MIB = 1 << 20
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("driver", "options"), [("ata_piix", ""), ("pata_legacy", "all=1")])
-async def test_m10_from_the_emulated_stack_to_the_enlightened_one(tmp_path: Path, driver: str, options: str) -> None:
-    """Linux starts from the emulated disk, loads the enlightened stack, goes on with the same filesystem there, and back."""
+@pytest.mark.parametrize(("driver", "options", "ide"), [("ata_piix", "", False), ("pata_legacy", "all=1", True)])
+async def test_m10_from_the_emulated_stack_to_the_enlightened_one(tmp_path: Path, driver: str, options: str, ide: bool) -> None:
+    """Linux starts from the emulated disk, loads the enlightened stack, goes on with the same filesystem there, and back. With ``ide`` it
+    finds an accelerator beside the drive, and an empty SCSI controller.
+    """
     disk = ext4(tmp_path / "disk.img", 16)
     boot = Boot(tmp_path, modules=(driver, *MODULES), parameters={driver: options}, init=f"rmmod hv_storvsc\n{SHELL}")
     async with avmm.Host() as host:
-        vm = await host.create_vm(boot.config(hyperv=True, disks=[avmm.Disk(disk)]))
+        vm = await host.create_vm(boot.config(hyperv=True, hyperv_ide=ide, disks=[avmm.Disk(disk)]))
         await vm.start()
         shell = Shell(vm)
         await shell.ready()
-        scsi = vm.machine.scsi
-        assert scsi is not None
+        server = vm.machine.accelerators[0] if ide else vm.machine.scsi
+        assert server is not None
         emulated = await shell.drive("[0-9]:0:0:0")
         await shell.run(f"mount -t ext4 {emulated} /mnt; mkdir /mnt/root; cp /bin/busybox /mnt/root/; seq 1 5000 >/mnt/root/numbers")
         # What runs from now on comes from the emulated disk.
         await shell.run("cp -a /dev/null /mnt/root/; chroot /mnt/root /busybox sha256sum numbers >/tmp/sum")
-        before = scsi.stats.requests
+        before = server.stats.requests
         await shell.run("umount /mnt; insmod /modules/hv_storvsc.ko")
         others = f"ls /sys/block | grep '^sd' | grep -v {emulated[5:]}"
         enlightened = "/dev/" + await shell.run(f"until {others} >/dev/null; do sleep 0.05; done; {others}")
         await shell.run(f"mount -t ext4 {enlightened} /mnt; dd if=/dev/urandom of=/mnt/root/random bs=64k count=30 conv=fsync")
         assert await shell.run("chroot /mnt/root /busybox sha256sum numbers | cmp - /tmp/sum && echo same") == "same"
-        assert scsi.stats.requests > before + 20
+        assert server.stats.requests > before + 20
         (random_sum,) = await sums(shell, "/mnt/root/random")
         await shell.run(f"umount /mnt; blockdev --flushbufs {emulated}; mount -t ext4 -o ro {emulated} /mnt")
         assert await sums(shell, "/mnt/root/random") == [random_sum]

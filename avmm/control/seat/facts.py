@@ -111,8 +111,7 @@ class Observer:
         """Return the facts now."""
         vm = self._vm
         counters = self._counters()
-        bus, server = vm.machine.vmbus, vm.machine.scsi
-        channel = bus is not None and server is not None and bus.channel(server) is not None
+        bus, channel = vm.machine.vmbus, bool(vm.machine.disk_channels())
         self._judge(counters, channel)
         failure = vm.partition.failure
         return Facts(
@@ -147,14 +146,12 @@ class Observer:
         vm = self._vm
         stats, exits = vm.stats, vm.stats.exits
         disks = [disk.stats for disk in drives(vm).values()]
-        bus, server = vm.machine.vmbus, vm.machine.scsi
-        channel = bus.channel(server) if bus is not None and server is not None else None
         return Counters(
             io=exits["in"] + exits["out"], memory=exits["load"] + exits["store"], other=exits["instruction"] + exits["interrupt"],
             inside=stats.inside, irps=stats.outside, direct=stats.direct, injected=stats.injected,
             ata=sum(port.reads + port.writes for port in stats.ports if port.device in ATA),
-            signals=channel.stats.signals if channel is not None else 0,
-            channel_requests=server.stats.requests if server is not None else 0,
+            signals=sum(channel.stats.signals for channel in vm.machine.disk_channels()),
+            channel_requests=sum(server.stats.requests for server in vm.machine.disk_servers()),
             requests=sum(disk.requests for disk in disks), flushes=sum(disk.flushes for disk in disks),
             disk_bytes=sum(disk.bytes_read + disk.bytes_written for disk in disks),
         )  # fmt: skip
