@@ -32,7 +32,7 @@ from avmm.control.seat import SeatError
 
 from .actions import carry_out
 from .commands import Interpreter
-from .doctor import COLUMNS, ROWS
+from .doctor import LEAST
 from .frame import Surroundings
 from .keys import PREFIX, Chord, Command, Event, KeyRouter, Text, prefix_name
 from .machines import Changed, Machine, TypeAhead
@@ -66,8 +66,8 @@ def check_terminal(instead: str) -> None:
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         raise click.UsageError(f"the console needs a terminal that can move its cursor: set TERM, or {instead}")
     columns, lines = os.get_terminal_size(sys.stdout.fileno())
-    if columns < COLUMNS or lines < ROWS:
-        raise click.UsageError(f"the terminal is too small for the console: it has {columns}x{lines}, {COLUMNS}x{ROWS} are needed")
+    if columns < LEAST[0] or lines < LEAST[1]:
+        raise click.UsageError(f"the terminal is too small for the console: it has {columns}x{lines}, {LEAST[0]}x{LEAST[1]} are needed")
 
 
 def depth_here() -> ColorDepth:

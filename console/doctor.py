@@ -31,6 +31,8 @@ from .group import CONTEXT
 from .screen_view import colour_depth
 
 COLUMNS, ROWS = 80, 26
+"""Of a terminal on which all of a guest's screen of 80x25 is seen; on a smaller one a part is."""
+LEAST = 40, 10
 GREETING = "avmm boots"
 BOOT_SECONDS = 1.0
 MEMORY_WANTED = 256 << 20
@@ -159,8 +161,10 @@ def _terminal() -> Check:
     size = shutil.get_terminal_size()
     colours = _COLOURS[ColorDepth.from_env() or colour_depth(os.environ)]
     found = f"{size.columns}x{size.lines}, {os.environ.get('TERM', 'TERM not set')}, {colours}"
+    if size.columns < LEAST[0] or size.lines < LEAST[1]:
+        return Check("terminal", "missing", found, f"make it at least {LEAST[0]}x{LEAST[1]}, better {COLUMNS}x{ROWS}")
     if size.columns < COLUMNS or size.lines < ROWS:
-        return Check("terminal", "missing", found, f"make it at least {COLUMNS}x{ROWS}")
+        return Check("terminal", "note", found, f"only a part of a guest's screen is seen: {COLUMNS}x{ROWS} shows all")
     return Check("terminal", "ok", found)
 
 

@@ -12,7 +12,9 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.layout import (
     AnyContainer,
+    AnyDimension,
     ConditionalContainer,
+    Dimension,
     DynamicContainer,
     HSplit,
     Layout,
@@ -44,13 +46,14 @@ class Surroundings:
         self._console = console
         self._lines = Lines(style, depth)
         self._tabs = self._area(lambda width: tab_bar(console.panes), height=1)
-        self._path = self._area(lambda width: [("", console.machine.path.text())], height=PathView.HEIGHT)
+        shrinking = Dimension(min=0, preferred=PathView.HEIGHT, max=PathView.HEIGHT)
+        self._path = self._area(lambda width: [("", console.machine.path.text())], height=shrinking)
         self._status = self._area(self._status_text, height=1)
         self._page = Area(self._page_frame)
         self._titles: list[Area] = []
         self._panes: AnyContainer = self._arranged()
 
-    def _area(self, text: Callable[[int], StyleAndTextTuples], height: int) -> Area:
+    def _area(self, text: Callable[[int], StyleAndTextTuples], height: AnyDimension) -> Area:
         """A place for text that is as wide as the place."""
         return Area(lambda width, height: self._lines.frame(text(width), width, height), height)
 

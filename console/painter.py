@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prompt_toolkit.layout import FormattedTextControl, Window
+from prompt_toolkit.layout.dimension import AnyDimension
 from prompt_toolkit.layout.mouse_handlers import MouseHandlers
 from prompt_toolkit.layout.screen import Screen, WritePosition
 from prompt_toolkit.output import Output
@@ -37,7 +38,7 @@ class Place:
 class Area(Window):
     """A window that prompt_toolkit leaves empty. It knows where it is, and ``frame`` what belongs there, given its width and height."""
 
-    def __init__(self, frame: Callable[[int, int], Frame], height: int | None = None) -> None:
+    def __init__(self, frame: Callable[[int, int], Frame], height: AnyDimension = None) -> None:
         super().__init__(FormattedTextControl("", focusable=True, show_cursor=False), height=height, always_hide_cursor=True)
         self.frame = frame
         self.place: Place | None = None

@@ -39,7 +39,7 @@ def pane_title(tab: Tab, has_keys: bool) -> StyleAndTextTuples:
 def status(tab: Tab, prefix: str, width: int) -> str:
     """Return the state of the machine of a tab, and at its end where help is."""
     state, end = _state(tab, prefix), f" {prefix} h helps "
-    room = width - len(end)
+    room = max(1, width - len(end))
     return f"{state if len(state) <= room else state[: room - 1] + '…':<{room}}{end}"
 
 

@@ -173,10 +173,10 @@ def test_a_signal_restores_the_terminal(terminal: Terminal, tmp_path: Path, name
 
 
 def test_a_terminal_that_is_too_small(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, 79, 24)
+    terminal = Terminal(tmp_path, 60, 9)
     try:
         terminal.start(sectors.write(tmp_path / "a.img"))
         text = terminal.wait("status 2")
-        assert "too small for the console: it has 79x24, 80x26" in text.replace("\n", "")
+        assert "too small for the console: it has 60x9, 40x10" in text.replace("\n", "")
     finally:
         terminal.close()

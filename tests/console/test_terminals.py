@@ -58,6 +58,23 @@ def test_fifty_lines_and_a_prefix_of_ones_own(tmp_path: Path) -> None:
     terminal.close()
 
 
+def test_small_terminals_and_smaller_ones(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 80, 24)
+    terminal.start()
+    terminal.wait("ok>")
+    terminal.keys("C-a", "d")
+    terminal.wait("> trap ═> hypervisor")
+    for columns, rows in ((40, 12), (12, 4), (3, 2), (1, 1), (80, 24)):
+        terminal.do("resize-window", "-x", str(columns), "-y", str(rows))
+        terminal.keys("dir", "Enter")
+        if columns >= 40:
+            text = terminal.wait(lambda text: "4 files" in text and "> trap ═> hyper" in text and "Ctrl-a h helps" in text)
+            assert all(len(line) <= columns for line in text.splitlines())
+    terminal.keys("C-a", "d")
+    assert text.count("ok>") <= terminal.wait(lambda text: "hypervisor" not in text).count("ok>")  # there is room for more of the screen
+    leave(terminal)
+
+
 def test_a_fast_typist_loses_no_key_and_a_large_paste_can_be_called_off(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, 100, 30)
     terminal.start()
