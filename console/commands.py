@@ -76,7 +76,7 @@ _OWN_VERBS = {
     "mode": Verb("MODE", "choose how the guest reaches its disks", "x-avmm-mode", ("mode",)),
     "type": Verb("TEXT", "type it on the guest's keyboard", "x-avmm-type", ("text",)),
     "screendump": Verb("FILE", "save the screen as PNG", "screendump", ("filename",), (("format", "png"),)),
-    "eject": Verb("", "open the CD-ROM drive", "eject", (), CDROM),
+    "eject": Verb("[force]", "open the CD-ROM drive; with force also when the guest has locked it", "eject", ("force",), CDROM),
     "insert": Verb("FILE", "put another CD-ROM in", "blockdev-change-medium", ("filename",), CDROM),
     "qmp": Verb("COMMAND [JSON]", "any command of the QMP socket"),
 }
@@ -225,7 +225,9 @@ def help_text(name: str = "") -> str:
     """Return the list of commands, or one line of it."""
     if name and name not in VERBS:
         return f"{name} is no command"
-    return "\n".join(f"{one + ' ' + verb.usage:<34} {verb.what}" for one, verb in VERBS.items() if name in ("", one))
+    said = {f"{one} {verb.usage}".rstrip(): verb.what for one, verb in VERBS.items() if name in ("", one)}
+    width = max(map(len, said))
+    return "\n".join(f"{usage:<{width}}  {what}".rstrip() for usage, what in said.items())
 
 
 def hint(line: str) -> str:
@@ -251,7 +253,7 @@ def arguments(name: str, verb: Verb, rest: str) -> dict[str, object]:
 def _value(name: str, kind: type, word: str) -> object:
     try:
         if kind is bool:
-            return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}[word.lower()]
+            return {"on": True, "true": True, "yes": True, name: True, "off": False, "false": False, "no": False}[word.lower()]
         if kind is int:
             return int(word, 0)
         if kind is float:

@@ -12,8 +12,9 @@ from prompt_toolkit.output import ColorDepth
 
 import avmm
 from avmm.control.commands import COMMANDS, Target
+from avmm.control.qmp import QmpError
 from avmm.control.seat import Counters, DiskFacts, Facts, LocalSeat
-from avmm_console.commands import VERBS, Interpreter, help_text, hint
+from avmm_console.commands import VERBS, Interpreter, arguments, help_text, hint
 from avmm_console.history import ScreenHistory, plain
 from avmm_console.keys import Chord, Text
 from avmm_console.machines import Machine
@@ -95,6 +96,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 )  # fmt: skip
 def test_answers(answers: dict[str, str], line: str, wanted: str) -> None:
     assert wanted.lower() in answers[line].lower()
+
+
+def test_a_word_for_yes() -> None:
+    assert arguments("eject", VERBS["eject"], "") == {"device": "cdrom"}
+    assert arguments("eject", VERBS["eject"], "force") == {"device": "cdrom", "force": True}
+    with pytest.raises(QmpError, match="force is on or off: perhaps"):
+        arguments("eject", VERBS["eject"], "perhaps")
 
 
 def test_what_goes_without_saying(answers: dict[str, str]) -> None:

@@ -75,12 +75,14 @@ async def _share(call: Call, device: str, options: dict[str, Any]) -> object:
 
 @TABLE.command("x-avmm-remove-interposer", device=Arg(str), kind=Arg(str))
 async def _remove(call: Call) -> object:
+    """Take away what is between a disk and its driver."""
     await call.vm.remove_interposer(call["device"], call["kind"])
     return describe_one(call.vm, call["device"])
 
 
 @TABLE.command("x-avmm-switch-over", device=Arg(str))
 async def _switch_over(call: Call) -> object:
+    """Use the mirror's disk only, from now on."""
     call.running.switch_over(call["device"])
     return describe_one(call.vm, call["device"])
 
