@@ -31,6 +31,7 @@ from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.host.opening import ImageError, Mode, explain, measure, open_file, open_overlay
 from avmm.host.overlay import PAGE, Overlay
 from avmm.host.requests import Data
+from avmm.host.throttle import Throttle
 
 T = TypeVar("T")
 Segment = tuple[int, int, int, int]
@@ -38,9 +39,6 @@ Segment = tuple[int, int, int, int]
 
 READ_NOW = 1 << 20
 WRITE_NOW = 128 << 10
-SLOW = 2_000_000
-"""A direct write that took longer (ns) met the kernel's dirty-page throttling: the next ones go to the threads."""
-PATIENCE = 64
 PIECES = 1024  # IOV_MAX
 SAMPLE, SAMPLES = 16 << 10, 32
 """Bytes of a sample of an image, and how many there are at most, more or less."""
@@ -68,7 +66,7 @@ class BackingFile:
         self._pool = pool
         self._running: set[asyncio.Future[Any]] = set()
         self._nowait = True
-        self._patience = 0
+        self._throttle = Throttle()
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._writes = 0
@@ -278,10 +276,9 @@ class BackingFile:
 
     def _prompt(self, fd: int, at: int, length: int) -> bool:
         """Whether a write to the page cache is likely to take no time."""
-        if self._patience:
-            self._patience -= 1
+        if self._throttle.for_thread():
             return False
-        return self._settled(fd, at) and self._settled(fd, at + length)
+        return not (at | length) % PAGE or (self._settled(fd, at) and self._settled(fd, at + length))
 
     def _write_here(self, fd: int, at: int, offset: int, length: int, pieces: Sequence[Data]) -> None:
         began = perf_counter_ns()
@@ -289,8 +286,7 @@ class BackingFile:
             self._write_blocking(fd, at, offset, length, pieces)
         except OSError as error:
             raise self._medium(offset, error) from error
-        if perf_counter_ns() - began > SLOW:
-            self._patience = PATIENCE
+        self._throttle.took(perf_counter_ns() - began)
 
     def _settled(self, fd: int, edge: int) -> bool:
         """Whether a write may begin or end at ``edge`` without the kernel having to read the rest of that page first."""

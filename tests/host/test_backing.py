@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avmm.devices.block import BlockError, BlockFault
-from avmm.host import backing
+from avmm.host import backing, throttle
 from avmm.host.backing import BackingFile
 from avmm.host.opening import ImageError
 from avmm.host.overlay import PAGE, Overlay
@@ -116,10 +116,10 @@ async def test_a_file_system_without_nowait_is_not_asked_again(image: Path, monk
 
 @pytest.mark.asyncio
 async def test_a_slow_write_sends_the_next_ones_to_the_threads(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backing, "SLOW", -1)
+    monkeypatch.setattr(throttle, "SLOW", -1)
     file = await BackingFile.open(image)
     assert file.start_write(0, bytes(4096)) is None
-    later = [file.start_write(0, bytes(4096)) for _ in range(backing.PATIENCE)]
+    later = [file.start_write(0, bytes(4096)) for _ in range(throttle.FIRST)]
     assert None not in later
     assert file.start_write(4096, bytes(4096)) is None
     await file.close()
