@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+INSIDE = " traps, answered inside"
 COLOURS = {"guest": "green", "hypervisor": "yellow", "service OS": "magenta", "VMBus": "cyan", "VM-H": "blue"}
 
 
@@ -24,18 +25,28 @@ def show(request: dict[str, Any], *, every: bool = False) -> None:
 
 
 def folded(hops: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the hops, each run of accesses that went out and came back with nothing in between as one."""
+    """Yield the hops, each run of accesses that were answered, inside or outside, with nothing in between as one."""
     whole = {irp for irp in (hop["irp"] for hop in hops) if irp and _undisturbed(hops, irp)}
-    for simple, run in groupby(hops, key=lambda hop: hop["irp"] in whole):
+
+    def kind(hop: dict[str, Any]) -> str:
+        return "outside" if hop["irp"] in whole else "inside" if hop["what"].endswith(INSIDE) else ""
+
+    for where, run in groupby(hops, key=kind):
         members = list(run)
-        if not simple:
+        if not where:
             yield from members
             continue
-        accesses = [list(one) for _, one in groupby(members, key=lambda hop: hop["irp"])]
-        names = [access[0]["what"].removesuffix(" traps") for access in accesses]
+        apart = id if where == "inside" else _irp
+        accesses = [list(one) for _, one in groupby(members, key=apart)]
+        names = [access[0]["what"].removesuffix(INSIDE).removesuffix(" traps") for access in accesses]
         average = sum(access[-1]["us"] - access[0]["us"] for access in accesses) / len(accesses)
-        what = f"{', '.join(names)}: {'each traps' if len(names) > 1 else 'traps'}, IRP, service OS, VM entry; {average:.1f} us"
+        way = "answered inside" if where == "inside" else f"IRP, service OS, VM entry; {average:.1f} us"
+        what = f"{', '.join(names)}: {'each traps' if len(names) > 1 else 'traps'}, {way}"
         yield {"us": members[0]["us"], "where": "hypervisor", "what": what, "irp": None}
+
+
+def _irp(hop: dict[str, Any]) -> Any:
+    return hop["irp"]
 
 
 def _undisturbed(hops: list[dict[str, Any]], irp: int) -> bool:

@@ -130,6 +130,7 @@ class RequestTracer:
         machine, partition, undo = self._vm.machine, self._vm.partition, self._undo
         partition.on_irp.append(self._irp)
         undo.append(lambda: partition.on_irp.remove(self._irp))
+        undo += [partition.ports.listen(name, partial(self._trap, name)) for name in DISK_DEVICES]
         for name in machine.names:
             self._follow_disk(machine.service.disks[name])
         for number in DISK_LINES:
@@ -210,20 +211,33 @@ class RequestTracer:
             del self._numbered[number]
             self._finish(journey)
 
-    def _irp(self, irp: Irp) -> None:
-        if irp.device.name not in DISK_DEVICES:
-            return
+    def _accessed(self, device: str, writing: bool) -> _Journey | None:
+        """Return the request that an access to the ATA disk's devices is a part of; None when it is of none."""
         journey = self._on_ata
-        if journey is not None and not journey.number and journey.served and irp.kind is IrpKind.PORT_WRITE and irp.device.name != "bmide":
+        if journey is not None and not journey.number and journey.served and writing and device != "bmide":
             self._finish(journey)  # a guest that tells nothing begins its next command
             journey = None
         if journey is None:
-            if irp.kind is not IrpKind.PORT_WRITE:
-                return
+            if not writing:
+                return None
             journey = self._on_ata = _Journey()
         self._heard = self._vm.partition.clock.now()
+        journey.dma |= device == "bmide"
+        return journey
+
+    def _trap(self, device: str, port: int, writing: bool) -> None:
+        """An access was made to a device in the hypervisor."""
+        journey = self._accessed(device, writing)
+        if journey is not None:
+            kind = IrpKind.PORT_WRITE if writing else IrpKind.PORT_READ
+            journey.hop(HYPERVISOR, f"{_KINDS[kind].format(port)} traps, answered inside")
+
+    def _irp(self, irp: Irp) -> None:
+        name = irp.device.name
+        journey = self._accessed(name, irp.kind is IrpKind.PORT_WRITE) if name in DISK_DEVICES else None
+        if journey is None:
+            return
         journey.irps[irp.id] = irp
-        journey.dma |= irp.device.name == "bmide"
         self._by_id[irp.id] = journey
         named = _KINDS.get(irp.kind, irp.kind.value + " {:X}h").format(irp.address)
         journey.hop(HYPERVISOR, f"{named} traps", irp.created, irp.id)

@@ -36,6 +36,10 @@ class Tally:
     """Whether the guest reaches a physical device here, so that its accesses are no exits."""
 
 
+PortEntry = tuple[Read, Write, int, Tally]
+"""Who answers a port, up to which width, and what it was asked."""
+
+
 def _retire(past: dict[tuple[str, bool], Tally], direct: Tally, tally: Tally) -> None:
     """Add the counts of an entry that goes to those of its device, or to those that were no exits."""
     kept = direct if tally.direct else past.setdefault((tally.device, tally.inside), Tally(tally.device, tally.inside))
@@ -49,12 +53,27 @@ def _direct(past: Tally, tallies: list[Tally]) -> tuple[int, int]:
     return sum(tally.reads for tally in counted), sum(tally.writes for tally in counted)
 
 
+def _listened(entry: PortEntry, heard: Callable[[int, bool], None]) -> PortEntry:
+    """Return an entry whose accesses are heard before they are made."""
+    read, write, width, tally = entry
+
+    def heard_read(port: int, size: int) -> int | Awaitable[int]:
+        heard(port, False)
+        return read(port, size)
+
+    def heard_write(port: int, size: int, value: int) -> Awaitable[None] | None:
+        heard(port, True)
+        return write(port, size, value)
+
+    return heard_read, heard_write, width, tally
+
+
 class PortBus:
     """The 65,536 I/O ports. ``read`` and ``write`` are the processor's callbacks."""
 
     def __init__(self, wait: Wait) -> None:
         self._wait = wait
-        self._ports: dict[int, tuple[Read, Write, int, Tally]] = {}
+        self._ports: dict[int, PortEntry] = {}
         self.floating: dict[int, Tally] = {}
         self.past: dict[tuple[str, bool], Tally] = {}
         """What devices were asked where they are not any more, by name and whether inside."""
@@ -136,6 +155,17 @@ class PortBus:
                 self.write(port + i & 0xFFFF, 1, value >> 8 * i & 0xFF)
             return 0
         return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
+
+    def listen(self, device: str, heard: Callable[[int, bool], None]) -> Callable[[], None]:
+        """Let ``heard(port, writing)`` hear each access that traps to a device inside, until the function is called that is returned."""
+        before = {port: one for port, one in self._ports.items() if (one[3].device, one[3].inside, one[3].direct) == (device, True, False)}
+        after = {port: _listened(entry, heard) for port, entry in before.items()}
+        self._ports.update(after)
+
+        def end() -> None:
+            self._ports.update((port, entry) for port, entry in before.items() if self._ports.get(port) is after[port])
+
+        return end
 
     def entry(self, port: int) -> Tally | None:
         """Return what is known of a port; None where nobody answers."""

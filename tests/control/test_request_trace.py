@@ -75,6 +75,24 @@ async def test_m1_to_m4_and_m9_the_whole_way_of_a_request_by_each_path(tmp_path:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("path", ["pio", "dma"])
+async def test_i3_traps_to_a_disk_inside_are_hops_too(tmp_path: Path, path: str) -> None:
+    image = Path(shutil.copy(guests.image(), tmp_path / "guest.img"))
+    inside = dict.fromkeys(("ata0", "bmide"), "hypervisor")
+    async with running(memory="8M", disks=[avmm.Disk(image)], placement=inside) as vm:
+        await vm.serial.wait_for("ok> ")
+        await say(vm, f"disk {path}")
+        before = dict(vm.partition.ports._ports)
+        (trace,) = await traced(vm, "read motd.txt", op="read")
+        assert (trace.path, trace.op, trace.sectors, trace.error) == (path, "read", 1, "")
+        assert not any(hop.irp for hop in trace.hops)
+        in_order(trace, "OUT 1F6h traps, answered inside", "OUT 1F7h traps, answered inside", *DOWN, "IRQ 14", "IN 1F7h traps, answered inside")
+        assert vm.partition.ports._ports == before, "nobody listens any more"
+        few = [hop["what"] for hop in folded(trace.as_dict()["hops"])]
+        assert any("OUT 1F2h, OUT 1F3h, OUT 1F4h, OUT 1F5h" in what and what.endswith(": each traps, answered inside") for what in few)
+
+
+@pytest.mark.asyncio
 async def test_several_at_once_are_told_apart(tmp_path: Path) -> None:
     image = Path(shutil.copy(guests.image(), tmp_path / "guest.img"))
     async with running(memory="8M", disks=[avmm.Disk(image)], hyperv=True) as vm:
