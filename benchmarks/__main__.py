@@ -9,7 +9,8 @@ import click
 from benchmarks.measure import Result, show
 
 SUITES = (
-    "traps", "boot", "firmware", "disk", "storage", "idle", "key_latency", "snapshot", "scenario", "threads", "console", "virtualize",
+    "traps", "boot", "firmware", "disk", "storage", "vmbus", "idle", "key_latency", "snapshot", "scenario", "threads", "console",
+    "virtualize",
 )  # fmt: skip
 
 

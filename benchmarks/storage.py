@@ -1,4 +1,4 @@
-"""Storage in an enlightened Linux beside QEMU's virtio-blk under TCG, same kernel, same image; and VM-H's own part of a request.
+"""Storage in an enlightened Linux beside QEMU's virtio-blk under TCG, same kernel, same image; and in the built-in guest beside PIO.
 
 The guest reads and writes with direct I/O (``examples/direct.asm``), each size so many times in three rounds; its clock tells, the
 best round counts. Either side keeps the same file, which lies in the host's page cache (QEMU: ``cache=writeback``), and the guest's
@@ -20,7 +20,6 @@ import avmm
 import avmm_guests
 from avmm.control.demo_linux import DIRECT
 from avmm.control.demo_storage import demo_builtin
-from benchmarks import vmbus
 from benchmarks.measure import Result, median_of, qemu
 from tests.vm import initrd
 
@@ -119,9 +118,6 @@ def run(runs: int) -> list[Result]:
         )
         for op in OPERATIONS
     ]  # fmt: skip
-    for depth, limit in ((1, 40.0), (8, 15.0)):
-        spent = [vmbus.run(depth) for _ in range(runs)]
-        results.append(median_of(f"4 KiB over VMBus, ring to interrupt, {depth} at a time", "us", spent, limit=limit))
     return results
 
 

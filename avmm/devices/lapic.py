@@ -142,7 +142,8 @@ class LocalApic(Device):
             vector = self._irr.bit_length() - 1
             bit = 1 << vector
             self._irr ^= bit
-            self._isr |= bit & ~self.auto_eoi
+            if not self.auto_eoi & bit:
+                self._isr |= bit
         elif self.pic.intr and self._passes_pic():
             external = self.pic.acknowledge()
             self._update()

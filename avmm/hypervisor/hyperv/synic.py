@@ -135,12 +135,12 @@ class Synic:
     def signal(self, sint: int, flag: int) -> bool:
         """Set an event flag and interrupt unless it was set already. False when the guest has no event page."""
         page = self._events.address
-        if not self.control & 1 or page is None or not 0 <= flag < FLAGS:
+        if page is None or not self.control & 1 or not 0 <= flag < FLAGS:
             return False
-        at, bit = page + sint * SLOT + (flag >> 3), 1 << (flag & 7)
-        view = self.memory.view
-        if not view[at] & bit:
-            view[at] |= bit  # in place: nobody runs code in the page of event flags
+        at, bit, view = page + sint * SLOT + (flag >> 3), 1 << (flag & 7), self.memory.view
+        old = view[at]
+        if not old & bit:
+            view[at] = old | bit  # in place: nobody runs code in the page of event flags
             self._interrupt(sint)
         return True
 
