@@ -166,5 +166,10 @@ class Ram:
         return [(run.start() * PAGE, (run.end() - run.start()) * PAGE) for run in re.finditer(rb"\x01+", copies)]
 
     def close(self) -> None:
-        """Give the file back, unless a picture needs it; what is mapped goes with this object."""
+        """Give all of it back but the addresses, which go with this object: who still looks there finds zeros.
+
+        The object itself may be a part of a cycle, and Python in no hurry to look for those.
+        """
         self._file = None
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        _libc.mmap(self._address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, kind, -1, 0)

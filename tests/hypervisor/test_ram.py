@@ -96,6 +96,18 @@ def test_descriptors_are_given_back() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_memory_is_given_back_when_it_is_closed_and_not_when_it_is_forgotten() -> None:
+    ram = Ram(SIZE)
+    ram.view[:] = b"x" * SIZE
+    picture = ram.freeze()
+    ram.view[:PAGE] = b"y" * PAGE
+    assert own(ram) == PAGE
+    ram.close()
+    assert own(ram) == 0
+    assert bytes(ram.view) == bytes(SIZE)  # whoever still looks there
+    assert content(picture) == b"x" * SIZE
+
+
 def test_what_the_host_does_not_give_is_an_os_error() -> None:
     with pytest.raises((OSError, OverflowError)):
         Ram(1 << 62)
