@@ -23,7 +23,7 @@ from avmm.control.physical.ata import Ordinary, PhysicalChannel, make_channels, 
 from avmm.control.physical.frame import PhysicalFrameDevice
 from avmm.control.physical.serial import PhysicalSerial
 from avmm.control.placement import OUTSIDE_BY_DEFAULT, add_outside, places
-from avmm.control.startup import start_with
+from avmm.control.startup import pm_base, start_with
 from avmm.cpu.engine import Callbacks, Processor
 from avmm.cpu.script import Guest, ScriptProcessor
 from avmm.cpu.unicorn.processor import UnicornProcessor
@@ -40,7 +40,7 @@ from avmm.devices.line import InterruptLine
 from avmm.devices.pci import PciHost, host_bridge, hyperv_video, ide_function, isa_bridge, power_management
 from avmm.devices.pic import Pic
 from avmm.devices.pit import Pit
-from avmm.devices.power import PM_BASE, AcpiPower
+from avmm.devices.power import AcpiPower
 from avmm.devices.rtc import Rtc
 from avmm.devices.speaker import Speaker
 from avmm.devices.uart import Uart
@@ -166,7 +166,7 @@ def _build(  # noqa: PLR0917 - once, from assemble
     uart = physical.add(PhysicalSerial(partition)).uart if "com1" in config.physical else Uart(slot())
     if "frame0" in config.physical:
         physical.add(PhysicalFrameDevice(partition))
-    vga, keyboard, power = Vga(slot()), I8042(slot()), AcpiPower(slot())
+    vga, keyboard, power = Vga(slot()), I8042(slot()), AcpiPower(slot(), pm_base(config))
     debug, port_e9 = DebugConsole(slot()), DebugConsole(slot(), 0xE9)
     port_e9.name = "debug-e9"
     speaker = Speaker(slot(), pit)
@@ -179,7 +179,7 @@ def _build(  # noqa: PLR0917 - once, from assemble
         channels = [AtaChannel(slot(), number, drives) for number, drives in enumerate(cables)]
         bus_master = BusMaster(slot(), channels)
     ide = ide_function(lambda function, base: _move(partition, base, physical))
-    functions = [host_bridge(), isa_bridge(), ide, power_management(PM_BASE)]
+    functions = [host_bridge(), isa_bridge(), ide, power_management(pm_base(config))]
     pci = PciHost(slot(), [*functions, hyperv_video()] if config.hyperv else functions)
 
     ours = [disk for disk in (*disks, *floppies) if isinstance(disk, HostDisk)]

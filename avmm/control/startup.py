@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from avmm.boot import acpi, firmware, layout, linux, linux_real_mode, multiboot
+from avmm.boot import acpi, firmware, layout, linux, linux_real_mode, multiboot, table_loader
 from avmm.boot.bios.bios import Bios
 from avmm.boot.bios.drives import BiosDrive
 from avmm.boot.bios.video import VideoServices
@@ -20,6 +20,7 @@ from avmm.boot.errors import BootError
 from avmm.control.config import ConfigError, VmConfig
 from avmm.control.machine import Machine
 from avmm.cpu.engine import CpuState
+from avmm.devices import power
 from avmm.devices.fw_cfg import FwCfg, e820_file, standard_items
 from avmm.devices.vga.font import font
 from avmm.hypervisor.bus import FirmwarePorts
@@ -27,6 +28,11 @@ from avmm.hypervisor.partition import Partition
 
 ACPI_AT = 0xE0000
 VIDEO_ROM_AT = 0xC0000
+
+
+def pm_base(config: VmConfig) -> int:
+    """Return where the power management block is, by the ACPI tables that the firmware has."""
+    return table_loader.PM_BASE if config.acpi and config.bios != "builtin" else power.PM_BASE
 
 
 def start_with(machine: Machine, config: VmConfig, drives: list[BiosDrive]) -> None:
@@ -152,6 +158,8 @@ def _firmware_start(machine: Machine, config: VmConfig) -> Callable[[], CpuState
     partition.add_memory((1 << 32) - len(image), high)
     video_bios = config.vgabios or firmware.find(firmware.VGABIOS)
     files = {"vgaroms/vgabios-isavga.bin": read_file(video_bios, "the video BIOS"), "etc/e820": e820_file(config.memory_bytes)}
+    if config.acpi:
+        files |= table_loader.files(config.memory_bytes, vmbus=config.hyperv)
     partition.plug(FwCfg(partition, standard_items(config.memory_bytes), files))
     low = image[-0x20000:]
 

@@ -14,7 +14,7 @@ from avmm.clock import SECOND
 from avmm.devices.device import Board, Device, PortRange
 
 PM_BASE = 0xB000
-"""Where the block is unless the machine says otherwise (SeaBIOS 1.16 insists on this place)."""
+"""Where the block is unless the machine says otherwise."""
 
 # Offsets in the block
 PM1_EVENT = 0

@@ -69,12 +69,14 @@ def installed(folder: Path, path: Path) -> tuple[int, int]:
     return second * SECTOR, length * SECTOR
 
 
-async def test_m10_from_the_boot_loader_to_the_enlightened_stack(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bios", ["builtin", "seabios"])
+async def test_m10_from_the_boot_loader_to_the_enlightened_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bios: str) -> None:
     """The BIOS and SYSLINUX read kernel and initrd from the emulated disk, Linux mounts it, and goes on with it over StorVSP."""
+    monkeypatch.setenv("AVMM_FIRMWARE", str(third_party.file("usr/share/seabios/bios.bin").parent))
     disk = tmp_path / "disk.img"
     start, length = installed(tmp_path, disk)
     async with avmm.Host() as host:
-        vm = await host.create_vm(avmm.VmConfig(memory="192M", hyperv=True, disks=[avmm.Disk(disk)]))
+        vm = await host.create_vm(avmm.VmConfig(memory="192M", bios=bios, hyperv=True, disks=[avmm.Disk(disk)]))
         await vm.start()
         await vm.serial.wait_for("SYSLINUX", BOOT)
         shell = Shell(vm)

@@ -60,7 +60,7 @@ async def test_boots_a_disk_and_takes_keys(tmp_path: Path) -> None:
         debug = said(vm)
         assert "ata0-0: AVMM HARDDISK ATA-6 Hard-Disk" in debug
         assert "PS2 keyboard initialized" in debug
-        assert "Using pmtimer, ioport 0xb008" in debug
+        assert "Using pmtimer, ioport 0x608" in debug
         assert "Booting from 0000:7c00" in debug
 
 
