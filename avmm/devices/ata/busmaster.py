@@ -124,24 +124,26 @@ class Engine:
     def ahead(self, count: int) -> Stretch | None:
         """Return where the next ``count`` bytes lie; None when the table ends before, leads out of memory or is in many small pieces."""
         segments: list[Segment] = []
-        address, left, last, entry = self.address, self.left, self.last, self.entry
+        size, entry, last = self.memory.size, self.entry, self.last
+        run = begin = self.address  # regions that follow each other in memory are one segment: it begins at `run`
+        end = begin + self.left
         table = self._table(entry)
-        while True:
-            size = min(left, count)
-            if size and segments and sum(segments[-1]) == address:
-                segments[-1] = segments[-1][0], segments[-1][1] + size
-            elif size:
-                segments.append((address, size))
-            address, left, count = address + size, left - size, count - size
-            if not count:
-                return Stretch(segments, entry, address, left, last)
+        while end - begin < count:
+            count -= end - begin
             descriptor = None if last else next(table, None)
             if descriptor is None:
                 return None
-            address, left, last = _parse(*descriptor)
+            begin, left, last = _parse(*descriptor)
             entry += DESCRIPTOR.size
-            if address + left > self.memory.size:
+            if begin != end:
+                if end > run:
+                    segments.append((run, end - run))
+                run = begin
+            end = begin + left
+            if end > size:
                 return None
+        segments.append((run, begin + count - run))
+        return Stretch(segments, entry, begin + count, end - begin - count, last)
 
     def passed(self, stretch: Stretch) -> None:
         """Go on behind a stretch that :meth:`ahead` returned just now."""
@@ -238,6 +240,8 @@ class BusMaster(Device):
 
     def read(self, port: int, size: int) -> int:
         offset = port - (self.base or 0)
+        if size == 1:
+            return self._read_byte(offset)
         value = 0
         for index in range(size):
             value |= self._read_byte(offset + index) << 8 * index
@@ -256,6 +260,9 @@ class BusMaster(Device):
 
     def write(self, port: int, size: int, value: int) -> None:
         offset = port - (self.base or 0)
+        if size == 4 and offset & 7 == 4 and offset >> 3 < len(self.engines):
+            self.engines[offset >> 3].table = value & ~3
+            return
         for index in range(size):
             self._write_byte(offset + index, value >> 8 * index & 0xFF)
 
