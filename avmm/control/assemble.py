@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -19,9 +20,6 @@ from avmm.control.config import MIB, ConfigError, Disk, VmConfig, parse_size
 from avmm.control.machine import Machine
 from avmm.control.parts import Chips
 from avmm.control.physical import PhysicalDevices
-from avmm.control.physical.ata import Ordinary, PhysicalChannel, make_channels, plug_channels
-from avmm.control.physical.frame import PhysicalFrameDevice
-from avmm.control.physical.serial import PhysicalSerial
 from avmm.control.placement import OUTSIDE_BY_DEFAULT, add_outside, places
 from avmm.control.startup import pm_base, start_with
 from avmm.cpu.engine import Callbacks, Processor
@@ -51,9 +49,9 @@ from avmm.hypervisor.features import APIC_BASE
 from avmm.hypervisor.image import DeviceImageError, entry_point_class
 from avmm.hypervisor.partition import Partition
 from avmm.hypervisor.slot import Slot
-from avmm.interpose.interposers.share import SharedDisk
 
 if TYPE_CHECKING:
+    from avmm.control.physical.ata import PhysicalChannel
     from avmm.vmbus.bus import VmBus
 
 ISA_LINES = 16
@@ -78,8 +76,8 @@ async def assemble(config: VmConfig, service: ServiceOs, guest: Guest | None = N
     partition: Partition | None = None
 
     async def attach(kind: str, disk: Disk) -> BlockDevice:
-        if isinstance(disk.path, SharedDisk):
-            return disk.path
+        if not isinstance(disk.path, str | Path):
+            return disk.path  # shared by another machine
         name = f"{config.name}/{kind}"
         opened = await service.open_disk(name, disk.path, disk.mode, disk.overlay)
         names.append(name)
@@ -163,8 +161,10 @@ def _build(  # noqa: PLR0917 - once, from assemble
     drives = _bios_drives(config, disks, floppies, [Tray(cd_drive)] if cdrom is not None else [])
     rtc = _rtc(slot(), config, drives)
     physical = PhysicalDevices(partition)
-    uart = physical.add(PhysicalSerial(partition)).uart if "com1" in config.physical else Uart(slot())
+    uart = _serial_port(physical) if "com1" in config.physical else Uart(slot())
     if "frame0" in config.physical:
+        from avmm.control.physical.frame import PhysicalFrameDevice
+
         physical.add(PhysicalFrameDevice(partition))
     vga, keyboard, power = Vga(slot()), I8042(slot()), AcpiPower(slot(), pm_base(config))
     debug, port_e9 = DebugConsole(slot()), DebugConsole(slot(), 0xE9)
@@ -173,6 +173,8 @@ def _build(  # noqa: PLR0917 - once, from assemble
     cables = _drive_places(disks, cdrom)
     real_channels: list[PhysicalChannel] = []
     if {"ata0", "ata1"} & set(config.physical):
+        from avmm.control.physical.ata import Ordinary, make_channels
+
         channels, real_channels = make_channels(partition, cables, set(config.physical))
         bus_master = BusMaster(Ordinary(partition), channels)
     else:
@@ -189,6 +191,8 @@ def _build(  # noqa: PLR0917 - once, from assemble
     for device in physical.devices.values():
         device.plug()
     if real_channels:
+        from avmm.control.physical.ata import plug_channels
+
         plug_channels(partition, channels, real_channels, bus_master)
     else:
         parts += [*channels, bus_master]
@@ -298,6 +302,13 @@ def _connect(line: InterruptLine, number: int, chips: Chips) -> None:
 
     if number != TIMER_INPUT:
         line.connect(to_apic if number >= ISA_LINES else to_both)
+
+
+def _serial_port(physical: PhysicalDevices) -> Uart:
+    """Make COM1 a physical device, and return what is on its wire."""
+    from avmm.control.physical.serial import PhysicalSerial  # imported only where it is used: most machines have none
+
+    return physical.add(PhysicalSerial(physical.partition)).uart
 
 
 def _own_devices(config: VmConfig) -> list[type[Device]]:

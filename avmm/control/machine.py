@@ -25,7 +25,6 @@ from avmm.devices.vga.vga import Vga
 from avmm.host.service import ServiceOs
 from avmm.host.virtualization_driver import Disk as HostDisk
 from avmm.hypervisor.partition import Partition
-from avmm.interpose.ata.front import AtaFront
 
 if TYPE_CHECKING:
     from avmm.devices.guest_port import GuestPort
@@ -81,9 +80,8 @@ class Machine:
 
     def channels(self) -> list[AtaChannel]:
         """Return the ATA channels."""
-        devices = self.partition.devices
-        found = [devices[name] for name in ("ata0", "ata1")]
-        shown = [device.target.channel if isinstance(device, AtaFront) else device for device in found]
+        devices, physical = self.partition.devices, self.physical.devices
+        shown = [physical[name].front.target.channel if name in physical else devices[name] for name in ("ata0", "ata1")]
         return [device for device in shown if isinstance(device, AtaChannel)]
 
     def cd_drive(self) -> AtapiCdrom | None:

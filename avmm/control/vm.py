@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING, Any
 from avmm.control import mode
 from avmm.control import snapshot as snapshots
 from avmm.control.config import Disk, VmConfig
-from avmm.control.gdb import GdbServer
 from avmm.control.history import EVERY, History
 from avmm.control.inputs import Inputs
 from avmm.control.keyboard import Keyboard, Mouse
 from avmm.control.machine import Machine
 from avmm.control.media import Media
-from avmm.control.physical.interposing import Interposing
 from avmm.control.placement import Placement
-from avmm.control.reverse import Reverse
 from avmm.control.screen import Screen
 from avmm.control.serial import Serial
 from avmm.control.snapshot import Snapshot, SnapshotError
 from avmm.control.stats import Stats, collect
 from avmm.control.watch import ended, sleep, wait_until
-from avmm.debug.debugger import Debugger
 from avmm.devices.device import Device
 from avmm.devices.i8042 import I8042
 from avmm.devices.uart import Uart
@@ -33,12 +29,16 @@ from avmm.hypervisor.install import InstallReport
 from avmm.hypervisor.partition import RunState
 from avmm.hypervisor.policy import Watch
 from avmm.hypervisor.report import failure_report
-from avmm.interpose.interposers.share import SharedDisk
-from avmm.interpose.interposers.stack import Interposer
-from avmm.interpose.switch import SwitchReport
 
 if TYPE_CHECKING:
+    from avmm.control.gdb import GdbServer
     from avmm.control.host import Host
+    from avmm.control.physical.interposing import Interposing
+    from avmm.control.reverse import Reverse
+    from avmm.debug.debugger import Debugger
+    from avmm.interpose.interposers.share import SharedDisk
+    from avmm.interpose.interposers.stack import Interposer
+    from avmm.interpose.switch import SwitchReport
 
 
 class Vm:
@@ -60,10 +60,7 @@ class Vm:
         self._placement = Placement(machine)
         self._watch = Watch(machine.partition, self._placement.as_dict, self._placement.move) if config.auto_placement else None
         self.media = Media(machine, self.inputs)
-        self._interposing = Interposing(machine)
         self._closed = False
-        self.reverse = Reverse(self)
-        """Runs it backwards, where there is a history."""
         self.gdb_servers: list[GdbServer] = []
         """Where a gdb may connect."""
         self.history: History | None = None
@@ -129,23 +126,42 @@ class Vm:
 
     async def pause(self) -> None:
         """Let machine time stand still; returns when no work is in flight. A search backwards ends where it has come to."""
-        if not await self.reverse.call_off():
+        if self.history is None or not await self.reverse.call_off():
             await self.partition.pause()
 
     async def resume(self) -> None:
         """Go on after :meth:`pause`."""
         await self.partition.resume()
 
+    # What few machines use is imported when it is: a start takes that much less.
+
     @functools.cached_property
     def debugger(self) -> Debugger:
         """Stops and steps the machine, and looks at it. DebugError for one whose guest is written in Python."""
+        from avmm.debug.debugger import Debugger
+
         return Debugger(self.partition)
+
+    @functools.cached_property
+    def reverse(self) -> Reverse:
+        """Runs it backwards, where there is a history."""
+        from avmm.control.reverse import Reverse
+
+        return Reverse(self)
+
+    @functools.cached_property
+    def _interposing(self) -> Interposing:
+        from avmm.control.physical.interposing import Interposing
+
+        return Interposing(self.machine)
 
     async def gdb_server(self, address: str = "127.0.0.1:0") -> GdbServer:
         """Let a gdb connect at ``HOST:PORT`` (port 0: any that is free), ``PORT`` or ``unix:PATH``; ends with the machine.
 
         ``server.address`` is what gdb's ``target remote`` takes. Raises ConfigError, and DebugError as :attr:`debugger`.
         """
+        from avmm.control.gdb import GdbServer
+
         server = GdbServer(self.debugger, address, self.monitor, self.reverse)
         await server.start()
         self.gdb_servers.append(server)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import importlib.metadata
 import re
 import sys
 import types
@@ -152,6 +151,8 @@ def channel(image: str, sha256: str = "", *, builtin: type[Device] | None = None
 
 def entry_point_class(name: str) -> type[Device]:
     """Return the device class that an installed package publishes as ``name``."""
+    import importlib.metadata  # takes as long as all the rest of the module, and few machines have devices of others
+
     found = importlib.metadata.entry_points(group=GROUP, name=name)
     if not found:
         known = sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
