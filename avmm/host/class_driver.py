@@ -60,7 +60,7 @@ class ClassDriver(StorageStage):
     def _check(self, op: Op, lba: int, count: int) -> None:
         if self.read_only and op is not Op.READ:
             raise BlockError(BlockFault.READ_ONLY, lba)
-        if lba < 0 or count < 0 or lba + count > self.sectors:
+        if not 0 <= lba <= lba + count <= self.sectors:
             raise BlockError(BlockFault.RANGE, max(lba, self.sectors) if lba >= 0 else lba)
 
     async def _split(self, whole: StorageRequest) -> None:

@@ -9,17 +9,19 @@ The invariant: whatever the other side writes, an end touches no byte outside it
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from avmm.memory import PAGE, GuestMemory
-from avmm.vmbus.packets import DESCRIPTOR, FOOTER, SMALLEST
+from avmm.vmbus.packets import FOOTER, SMALLEST
 
 WRITE_INDEX, READ_INDEX, INTERRUPT_MASK, PENDING_SEND_SIZE, FEATURES = 0, 4, 8, 12, 64
 _WRITE, _READ, _MASK = WRITE_INDEX // 4, READ_INDEX // 4, INTERRUPT_MASK // 4
 AHEAD = 512  # bytes copied at once when a packet is taken: most are smaller
 FEATURE_PENDING_SEND_SIZE = 1
+_SIZES = struct.Struct("<HH")  # of a packet: the second and third fields of its descriptor
 GAP = 8  # a ring is never filled to the last byte: equal indices mean empty
 
 
@@ -208,14 +210,14 @@ class Incoming:
         if available < SMALLEST:
             raise RingError(f"{available} bytes in the ring are no packet")
         head = ring.read(at, available if available < AHEAD else AHEAD)
-        _, offset8, length8, _, _ = DESCRIPTOR.unpack_from(head)
+        offset8, length8 = _SIZES.unpack_from(head, 2)
         length = length8 << 3
         if offset8 < 2 or length8 < offset8 or length + 8 > available:
             raise RingError(f"a packet of {length} bytes, data at {offset8 * 8}, where {available} bytes are in the ring")
         self._read = (at + length + 8) % ring.size
-        if length <= len(head):
+        if length <= AHEAD:
             return head[:length]
-        return head + ring.read((at + len(head)) % ring.size, length - len(head))
+        return head + ring.read((at + AHEAD) % ring.size, length - AHEAD)
 
     def commit(self) -> bool:
         """Give the room of what was taken back to the producer. Returns whether to signal: it waits for that much room."""
