@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 SECTOR = 512
+journey: ContextVar[int] = ContextVar("avmm_journey", default=0)
+"""The id of the access or packet being served. Work that a device starts inherits it, so its requests to the medium carry that id."""
 
 
 class BlockFault(enum.Enum):

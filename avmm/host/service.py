@@ -22,11 +22,12 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Self
 
+from avmm.devices.block import journey
 from avmm.devices.device import Device
 from avmm.host.opening import Mode
 from avmm.host.requests import Stage, StageEnded
 from avmm.host.virtualization_driver import Disk
-from avmm.hypervisor.irp import Irp, IrpKind, journey
+from avmm.hypervisor.irp import Irp, IrpKind
 
 ROUTER_INBOX = 1024
 DEVICE_INBOX = 256

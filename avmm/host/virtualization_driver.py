@@ -20,14 +20,14 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Self
 
-from avmm.devices.block import SECTOR, BlockError, BlockFault
+from avmm.devices.block import SECTOR, BlockError, BlockFault, journey
 from avmm.host.backing import BackingFile
 from avmm.host.class_driver import LARGEST, ClassDriver
 from avmm.host.file_device import FileDevice
 from avmm.host.opening import Mode
 from avmm.host.port_driver import PortDriver
 from avmm.host.requests import Data, Hops, Op, StorageRequest, StorageStage
-from avmm.hypervisor.irp import journey, next_id
+from avmm.hypervisor.irp import next_id
 
 _READ, _WRITE = Op.READ, Op.WRITE
 

@@ -12,7 +12,6 @@ import asyncio
 import enum
 import itertools
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import ContextVar
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 next_id: Callable[[], int] = itertools.count(1).__next__
 """Return a fresh request id: Irps and storage requests take theirs from one sequence, so an id names one journey."""
-
-journey: ContextVar[int] = ContextVar("avmm_journey", default=0)
-"""The id of the access being served. Work that a device starts inherits it, so its storage requests carry the Irp's id."""
 
 
 class IrpKind(enum.Enum):

@@ -22,7 +22,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from avmm.clock import MICROSECOND, Timer, VirtualClock
-from avmm.hypervisor.irp import journey
+from avmm.devices.block import journey
 from avmm.memory import PAGE, GuestMemory
 from avmm.storage import scsi_pages, sense, wire
 from avmm.storage.scsi_disk import GOOD, Command, Result, ScsiDisk, Work

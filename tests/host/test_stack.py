@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from avmm.devices.block import BlockDevice, BlockError, BlockFault, PromptDevice
+from avmm.devices.block import BlockDevice, BlockError, BlockFault, PromptDevice, journey
 from avmm.host import backing
 from avmm.host.class_driver import LARGEST, ClassDriver
 from avmm.host.port_driver import PortDriver
 from avmm.host.requests import Op, Stage, StageEnded, StorageRequest, StorageStage
 from avmm.host.virtualization_driver import Disk
-from avmm.hypervisor.irp import journey
 from tests.host.leaks import nothing_left
 
 SECTOR = 512

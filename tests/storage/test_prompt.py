@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from avmm.clock import WallClock
-from avmm.devices.block import SECTOR, BlockError, BlockFault
-from avmm.hypervisor.irp import journey
+from avmm.devices.block import SECTOR, BlockError, BlockFault, journey
 from avmm.storage import wire
 from avmm.storage.scsi_disk import ScsiDisk
 from avmm.storage.wire import Direction, Operation, ScsiRequest, VstorPacket
