@@ -27,7 +27,6 @@ from avmm.hypervisor.irp import Irp
 from avmm.hypervisor.plugboard import Plugboard
 from avmm.hypervisor.ram import Ram
 from avmm.hypervisor.report import GuestFailure, failure_report
-from avmm.hypervisor.slot import Slot
 from avmm.hypervisor.trace import Trace
 from avmm.hypervisor.vcpu import ProcessorFailure, Stop, Vcpu
 from avmm.hypervisor.work import Work
@@ -96,8 +95,6 @@ class Partition:
         self.resets = 0
         self.irps = 0
         self.injected = 0
-        self.devices: dict[str, Device] = {}
-        self.placement: dict[str, str] = {}
         self.lines: dict[int, InterruptLine] = {}
         self.msrs = Msrs()
         self.controller: InterruptController | None = None
@@ -109,10 +106,10 @@ class Partition:
         self.ram = Ram(ram_size)
         self.memories: dict[int, memoryview] = {}
         """RAM elsewhere than at 0, by its address: what a firmware is shadowed in."""
-        self._plugboard = Plugboard(name, self._wait, self._send)
-        self.ports = self._plugboard.ports
-        self.address_space = self._plugboard.address_space
-        self._windows: dict[int, Device] = {}
+        self._plugboard = plugboard = Plugboard(name, self._wait, self._send)
+        self.ports, self.address_space = plugboard.ports, plugboard.address_space
+        self.devices, self.placement = plugboard.devices, plugboard.placement
+        self.plug, self.replug, self.unplug = plugboard.plug, plugboard.replug, plugboard.unplug
         self._errands: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self.on_irp: list[Callable[[Irp], None]] = []
         """Called with each I/O request packet on its way out."""
@@ -122,7 +119,7 @@ class Partition:
             memory_read=self.address_space.read,
             memory_write=self.address_space.write,
             acknowledge=self._acknowledge,
-            window_done=self._window_done,
+            window_done=self._plugboard.window_done,
             cpuid=cpuid,
             rdmsr=self.msrs.read,
             wrmsr=self.msrs.write,
@@ -164,40 +161,12 @@ class Partition:
     def _set_tsc(self) -> None:
         self.processor.set_time_base(self._time_base + self.msrs.tsc_adjust, self._time_end)
 
-    # -- building
-
-    def plug(self, device: Device, *, inside: bool = True) -> None:
-        """Connect a device to the buses, inside the hypervisor or with the service OS outside."""
-        if device.name in self.devices:
-            raise ValueError(f"this machine has a device called {device.name} already")
-        self._plugboard.attach(device, inside)
-        self.devices[device.name] = device
-        self.placement[device.name] = "hypervisor" if inside else "service"
-
-    def replug(self, old: Device, new: Device, place: str) -> None:
-        """Let ``new`` answer instead of ``old``, in ``place`` from now on. BusError, and nothing has changed, when it cannot."""
-        self._plugboard.detach(old)
-        try:
-            self._plugboard.attach(new, inside=place == "hypervisor")
-        except ValueError:
-            self._plugboard.attach(old, inside=self.placement[old.name] == "hypervisor")
-            raise
-        self.devices[old.name] = new
-        self.placement[old.name] = place
-        self._windows.clear()
-
-    def unplug(self, device: Device) -> None:
-        """Take a device off the buses. Nothing of it may be in progress."""
-        self._plugboard.detach(device)
-        del self.devices[device.name], self.placement[device.name]
-        self._windows.clear()
+    # -- the board
 
     def move_ports(self, device: Device, before: tuple[PortRange, ...]) -> None:
         """A device's ``ports`` changed. Where the guest moves them onto another device's they are not visible."""
-        if device.name not in self.devices:
-            return
         try:
-            self._plugboard.move_ports(device, before, inside=self.placement[device.name] == "hypervisor")
+            self._plugboard.move_ports(device, before)
         except BusError as error:
             self.trace("ports not moved", device=device.name, reason=str(error))
 
@@ -207,8 +176,6 @@ class Partition:
         for observer in self.on_irp:
             observer(irp)
         return self.service.submit(irp)
-
-    # -- the board
 
     def line(self, number: int) -> InterruptLine:
         """Return the wire to interrupt input ``number``."""
@@ -263,22 +230,6 @@ class Partition:
             return None
         self.injected += 1
         return vector | 0x100 if self.vcpu.pending else vector  # the controller has driven the pin anew
-
-    def _window_done(self, port: int) -> None:
-        device = self._windows.get(port)
-        if device is None:
-            name = self.ports.owner(port)
-            if name is None:
-                return
-            device = self._windows[port] = self.devices[name]
-        if isinstance(device.board, Slot):
-            device.board.window_done(port)
-        if self.placement[device.name] == "hypervisor" or self.service is None:
-            waiting = device.window_done(port)
-            if waiting is not None:
-                self._wait(waiting)
-        else:
-            self._wait(self._plugboard.window_done(device, port))
 
     def _triple_fault(self) -> None:
         if self.on_triple_fault == "reset":
