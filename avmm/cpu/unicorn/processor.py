@@ -1,8 +1,7 @@
 """A virtual CPU on Unicorn: the guest runs in SVM guest mode from its first instruction on and never leaves it.
 
-One VMRUN from a stub in reserved pages loads the guest's state; from then on each VM exit arrives in the shim with the
-guest's state live (AMD64 APM vol. 2, chapter 15, for the VMCB and the intercepts). The reserved pages lie above every
-physical address that the guest can form.
+One VMRUN (:mod:`avmm.cpu.unicorn.guest_mode`) loads the guest's state; from then on each VM exit arrives in the shim with the
+guest's state live.
 
 The invariant: the engine is entered only by :meth:`UnicornProcessor.run`, and every stop falls on a block boundary.
 """
@@ -10,7 +9,6 @@ The invariant: the engine is entered only by :meth:`UnicornProcessor.run`, and e
 from __future__ import annotations
 
 import ctypes
-import mmap
 import struct
 import time
 from collections.abc import Callable
@@ -22,27 +20,21 @@ import unicorn
 from unicorn import x86_const as x86
 
 from avmm.cpu.engine import LAST_TIME, Callbacks, CpuState, Exit, ProcessorError, ProcessorState, Segment
-from avmm.cpu.unicorn import layout
+from avmm.cpu.unicorn import guest_mode, layout
 from avmm.cpu.unicorn._shim import Vcpu
 from avmm.cpu.unicorn.debug import UnicornDebugUnit, update_control
-from avmm.cpu.unicorn.memory import MemoryMap, host_address
+from avmm.cpu.unicorn.guest_mode import EFER, EFER_SVME, TSS_BUSY
+from avmm.cpu.unicorn.memory import MemoryMap
 
 CPU_MODEL_EPYC = 35  # the default model has no SVM
-RESERVED = 1 << 44  # our pages: stub, VMCB, host save area, MSR permission map
-VMCB, HOST_SAVE, MSR_MAP, RESERVED_SIZE = RESERVED + 0x1000, RESERVED + 0x2000, RESERVED + 0x3000, 0x6000
-STUB = bytes.fromhex("0f01da0f01d8f4")  # vmload; vmrun; hlt
-EFER, VM_HSAVE_PA, TSC, TSC_ADJUST = 0xC0000080, 0xC0010117, 0x10, 0x3B
-EFER_SVME, EFER_LME, EFER_LMA = 0x1000, 0x100, 0x400
+TSC, TSC_ADJUST = 0x10, 0x3B
+EFER_LME, EFER_LMA = 0x100, 0x400
 EFER_WRITABLE = 0x4901  # SCE, LME, NXE, FFXSR
 CR0_PG = 1 << 31
 EXIT_CPUID, EXIT_MSR, EXIT_VMMCALL = 0x72, 0x7C, 0x81
 GP, UD = 13, 6
 RFLAGS_IF = 0x200
-TSS_BUSY = 2  # in a segment's attributes
 HF_CPL, HF_PE, HF_CS64 = 3, 1 << 7, 1 << 15  # what Unicorn knows of the mode
-
-INTERCEPTS = (1 << 0x04) | (1 << 0x12) | (1 << 0x1A) | (1 << 0x1C) | (1 << 0x1F)  # VINTR, CPUID, INVLPGA, MSR, SHUTDOWN: exit code - 0x60
-INTERCEPTS_SVM = 0x7F  # VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT: no nested virtualization
 
 _GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *tuple(f"r{n}" for n in range(8, 16)))
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
@@ -176,12 +168,7 @@ class UnicornProcessor:
         engine.ctl_set_cpu_model(CPU_MODEL_EPYC)
         engine.ctl_set_tcg_buffer_size(self._code_cache)
         engine.ctl_exits_enabled(True)
-        # Until memory has been unmapped once, Unicorn puts each new piece of RAM behind the smallest one in its own address space, where
-        # two pieces then lie over each other, and code translated from one runs for the other.
-        engine.mem_map(RESERVED, RESERVED_SIZE)
-        engine.mem_unmap(RESERVED, RESERVED_SIZE)
-        self._reserved = mmap.mmap(-1, RESERVED_SIZE)
-        engine.mem_map_ptr(RESERVED, RESERVED_SIZE, unicorn.UC_PROT_ALL, host_address(memoryview(self._reserved))[1])
+        self._reserved = guest_mode.reserve(engine)
         self._engine = engine
         self.inside = inside = layout.Inside(engine)
         flag = ctypes.c_uint8.from_address(inside.uc + layout.UC_NO_EXIT_REQUEST)
@@ -251,35 +238,13 @@ class UnicornProcessor:
             self._engine = None
 
     def _prepare(self, engine: unicorn.Uc, state: CpuState) -> None:
-        """Fill in the VMCB, the MSR permission map and the stub."""
-        page = self._reserved
-        page[0 : len(STUB)] = STUB
-        page[0x3000:0x4800] = b"\xff" * 0x1800  # every MSR access exits
-
-        def vmcb(offset: int, form: str, *values: int) -> None:
-            struct.pack_into(form, page, 0x1000 + offset, *values)
-
-        vmcb(0x0C, "<I", INTERCEPTS)
-        vmcb(0x10, "<I", INTERCEPTS_SVM)
-        vmcb(0x48, "<Q", MSR_MAP)
-        vmcb(0x58, "<I", 1)  # ASID
-        for offset, segment in ((0x400, state.es), (0x410, state.cs), (0x420, state.ss), (0x430, state.ds), (0x440, state.fs),
-                                (0x450, state.gs), (0x470, state.ldtr), (0x490, state.tr)):  # fmt: skip
-            attributes = segment.attributes & ~TSS_BUSY if offset == 0x490 else segment.attributes  # Unicorn keeps TR as LTR finds it
-            vmcb(offset, "<HHIQ", segment.selector, attributes, segment.limit, segment.base)
-        for offset, (base, limit) in ((0x460, state.gdtr), (0x480, state.idtr)):
-            vmcb(offset, "<HHIQ", 0, 0, limit, base)
-        for offset, value in ((0x4D0, state.efer | EFER_SVME), (0x548, state.cr4), (0x550, state.cr3), (0x558, state.cr0), (0x560, 0x400),
-                              (0x568, 0xFFFF0FF0), (0x570, state.rflags), (0x578, state.rip), (0x5D8, state.rsp),
-                              (0x5F8, state.gprs.get("rax", 0)), (0x668, 0x0007040600070406)):  # fmt: skip
-            vmcb(offset, "<Q", value)
-        engine.msr_write(EFER, EFER_SVME)  # the host EFER must be exactly this
-        engine.msr_write(VM_HSAVE_PA, HOST_SAVE)
+        """Let the stub be what is executed next."""
+        guest_mode.prepare(engine, self._reserved, state)
         inside = self.inside
         for name, value in state.gprs.items():
             inside.q[_FIELDS[name][0]] = value
-        inside.q[0] = VMCB
-        inside.q[layout.ENV_RIP // 8] = RESERVED
+        inside.q[0] = guest_mode.VMCB
+        inside.q[layout.ENV_RIP // 8] = guest_mode.STUB
 
     def _enter(self, vcpu: Vcpu) -> None:
         """Fill what is not RAM with memory-mapped I/O, then execute the stub: stops exactly at the first guest instruction."""
