@@ -125,10 +125,8 @@ class LocalSeat:
             if now < self._hurried_until:
                 await asyncio.sleep(max(HURRY, HURRIED_LOAD * taken))
                 continue
-            least = LOAD * taken
-            await asyncio.sleep(least)
             try:
-                async with asyncio.timeout(max(0.0, 1 / FRAMES - least)):
+                async with asyncio.timeout(max(1 / FRAMES, LOAD * taken)):
                     await self._poke.wait()
             except TimeoutError:
                 pass  # nobody is in a hurry
