@@ -1,14 +1,19 @@
-"""Runs the command line in this process."""
+"""Runs the command line in this process, and in real terminals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from avmm_console import lifetime
 from avmm_console.cli import main
+from tests.console.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,30 @@ def avmm_command(capfd: pytest.CaptureFixture[str]) -> Avmm:
         return Result(ended.value.code, *capfd.readouterr())
 
     return command
+
+
+MakeTerminal = Callable[..., Terminal]
+
+
+@pytest.fixture
+def make_terminal(tmp_path: Path) -> Iterator[MakeTerminal]:
+    """Makes terminals, in the test's folder or another, and lets them go at the end."""
+    if shutil.which("tmux") is None and os.environ.get("CI") != "true":
+        pytest.skip("tmux is not installed")
+    made: list[Terminal] = []
+
+    def make(columns: int = 100, rows: int = 30, folder: Path = tmp_path, **more: Any) -> Terminal:
+        made.append(Terminal(folder, columns, rows, **more))
+        return made[-1]
+
+    yield make
+    for terminal in made:
+        terminal.close()
+
+
+@pytest.fixture
+def terminal(make_terminal: MakeTerminal) -> Terminal:
+    return make_terminal()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 
 from avmm.control.seat import Counters, Facts, TextPicture, Viewer
 from avmm_console.app import Console
-from avmm_console.machines import Machine
+from avmm_console.machines import Execute, Machine
 
 pytestmark = pytest.mark.asyncio
 COLUMNS, ROWS = 90, 30
@@ -98,12 +98,12 @@ async def refuse(name: str, arguments: dict[str, object]) -> object:
 
 
 @asynccontextmanager
-async def running(*names: str) -> AsyncIterator[Rig]:
+async def running(*names: str, execute: Execute = refuse) -> AsyncIterator[Rig]:
     written = io.StringIO()
     output = Vt100_Output(written, lambda: Size(ROWS, COLUMNS), term="xterm-256color")
     seats = [FakeSeat(name) for name in names]
     with create_pipe_input() as keys, create_app_session(input=keys, output=output):
-        console = Console([Machine(seat, refuse, ColorDepth.DEPTH_8_BIT) for seat in seats], lambda: False, output=output)
+        console = Console([Machine(seat, execute, ColorDepth.DEPTH_8_BIT) for seat in seats], lambda: False, output=output)
         task = asyncio.ensure_future(console.run())
         rig = Rig(console, seats, keys, written)
         try:
@@ -148,6 +148,34 @@ async def test_a_guest_that_draws_escape_characters_draws_no_sequences() -> None
         rig.seats[0].show("\x1b[2J\x1b]0;title\x07 and \x9b31m")
         lines = await rig.until(" and ")
         assert any("←[2J←]0;title•" in line for line in lines)
+
+
+async def test_ctrl_c_ends_a_search_backwards_and_is_not_the_guests() -> None:
+    stopped = asyncio.Event()
+
+    async def execute(name: str, arguments: dict[str, object]) -> object:
+        if name == "stop":
+            stopped.set()
+            return {}
+        assert arguments == {"command-line": "reverse-continue"}
+        await stopped.wait()
+        return "=> where it has come to"
+
+    async with running("one", execute=execute) as rig:
+        rig.keys.send_text("\x01creverse-continue\r")
+        await rig.until("it goes back: Ctrl-C stops it where it has come to")
+        rig.keys.send_text("a\x03")
+        await rig.until("=> where it has come to")
+        rig.keys.send_text("\x03")
+        await rig.met(lambda: len(rig.seats[0].typed()) == 2)
+        assert rig.seats[0].typed() == ["a", ("ctrl", "c")]
+
+
+async def test_a_control_character_in_a_message_reaches_no_terminal() -> None:
+    async with running("one") as rig:
+        rig.console.say("cannot read \x1b[2Jfile\x9b31m: 漢字")
+        lines = await rig.until("cannot read")
+        assert any("cannot read ·[2Jfile·31m: 漢" in line for line in lines)
 
 
 async def test_a_bug_leaves_the_full_screen_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +15,8 @@ from pathlib import Path
 import pytest
 
 from avmm_console.cli import main
+from tests.console.conftest import MakeTerminal
 from tests.console.terminal import PATIENCE, Terminal
-
-if shutil.which("tmux") is None and os.environ.get("CI") != "true":
-    pytest.skip("tmux is not installed", allow_module_level=True)
 
 MACHINES = """
 [vm.first]
@@ -72,17 +69,13 @@ def mortal(tmp_path: Path) -> Iterator[Up]:
 
 
 @pytest.fixture
-def terminal(up: Up) -> Iterator[Terminal]:
-    terminal = Terminal(up.folder, 120, 40)
-    yield terminal
-    terminal.close()
+def terminal(up: Up, make_terminal: MakeTerminal) -> Terminal:
+    return make_terminal(120, 40, up.folder)
 
 
 @pytest.fixture
-def own_terminal(mortal: Up) -> Iterator[Terminal]:
-    terminal = Terminal(mortal.folder, 120, 40)
-    yield terminal
-    terminal.close()
+def own_terminal(mortal: Up, make_terminal: MakeTerminal) -> Terminal:
+    return make_terminal(120, 40, mortal.folder)
 
 
 def screen(up: Up, vm: str, capfd: pytest.CaptureFixture[str]) -> str:
@@ -137,26 +130,25 @@ def test_switch_split_modes_path_and_record(up: Up, terminal: Terminal) -> None:
     assert "diverts all" in "".join(data for _, _, data in events)
 
 
-def test_two_consoles_and_one_is_killed(up: Up, terminal: Terminal, capfd: pytest.CaptureFixture[str]) -> None:
-    other = Terminal(up.folder, 100, 30)
-    try:
-        for each in (terminal, other):
-            each.start("second", command="attach")
-            each.wait("ok>")
-        terminal.keys("echo abc")
-        other.wait("ok> echo abc")
-        other.keys("def", "Enter")
-        terminal.wait(lambda text: text.count("abcdef") == 2)
-        os.kill(other.process(), signal.SIGKILL)
-        other.wait("status 137")
-        terminal.keys("echo still here", "Enter")
-        terminal.wait(lambda text: text.count("still here") == 2)
-        console = terminal.process()
-        terminal.close()  # the terminal goes away under the console, as with a lost connection
-        up.wait(lambda: not Path(f"/proc/{console}").exists())
-        assert "still here" in screen(up, "second", capfd)
-    finally:
-        other.close()
+def test_two_consoles_and_one_is_killed(
+    up: Up, terminal: Terminal, make_terminal: MakeTerminal, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = make_terminal(folder=up.folder)
+    for each in (terminal, other):
+        each.start("second", command="attach")
+        each.wait("ok>")
+    terminal.keys("echo abc")
+    other.wait("ok> echo abc")
+    other.keys("def", "Enter")
+    terminal.wait(lambda text: text.count("abcdef") == 2)
+    os.kill(other.process(), signal.SIGKILL)
+    other.wait("status 137")
+    terminal.keys("echo still here", "Enter")
+    terminal.wait(lambda text: text.count("still here") == 2)
+    console = terminal.process()
+    terminal.close()  # the terminal goes away under the console, as with a lost connection
+    up.wait(lambda: not Path(f"/proc/{console}").exists())
+    assert "still here" in screen(up, "second", capfd)
 
 
 def test_the_host_goes_away(mortal: Up, own_terminal: Terminal) -> None:

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.console import sectors
+from tests.console.conftest import MakeTerminal
 from tests.console.terminal import Terminal
-
-if shutil.which("tmux") is None and os.environ.get("CI") != "true":
-    pytest.skip("tmux is not installed", allow_module_level=True)
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path)
-    yield terminal
-    terminal.close()
 
 
 def test_see_type_help_and_quit(terminal: Terminal, tmp_path: Path) -> None:
@@ -172,11 +161,8 @@ def test_a_signal_restores_the_terminal(terminal: Terminal, tmp_path: Path, name
     assert f"status {status}" in terminal.wait_restored()
 
 
-def test_a_terminal_that_is_too_small(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, 60, 9)
-    try:
-        terminal.start(sectors.write(tmp_path / "a.img"))
-        text = terminal.wait("status 2")
-        assert "too small for the console: it has 60x9, 40x10" in text.replace("\n", "")
-    finally:
-        terminal.close()
+def test_a_terminal_that_is_too_small(make_terminal: MakeTerminal, tmp_path: Path) -> None:
+    terminal = make_terminal(60, 9)
+    terminal.start(sectors.write(tmp_path / "a.img"))
+    text = terminal.wait("status 2")
+    assert "too small for the console: it has 60x9, 40x10" in text.replace("\n", "")

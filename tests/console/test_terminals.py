@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.console import sectors
+from tests.console.conftest import MakeTerminal
 from tests.console.terminal import Terminal
-
-if shutil.which("tmux") is None and os.environ.get("CI") != "true":
-    pytest.skip("tmux is not installed", allow_module_level=True)
 
 COLOURED = re.compile(r"\x1b\[(\d+;)*(3[0-7]|4[0-7]|[34]8;[25];\d+|9[0-7])[;m]")
 
@@ -21,12 +17,11 @@ COLOURED = re.compile(r"\x1b\[(\d+;)*(3[0-7]|4[0-7]|[34]8;[25];\d+|9[0-7])[;m]")
 def leave(terminal: Terminal) -> None:
     terminal.keys("C-a", "x")
     terminal.wait_restored()
-    terminal.close()
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": 1}, {"term": "vt100"}], ids=["NO_COLOR", "vt100"])
-def test_without_colours(tmp_path: Path, environment: dict[str, str]) -> None:
-    terminal = Terminal(tmp_path, 80, 26, **environment)
+def test_without_colours(make_terminal: MakeTerminal, tmp_path: Path, environment: dict[str, str]) -> None:
+    terminal = make_terminal(80, 26, **environment)
     colour = bytes.fromhex("b80309 b31e b90500 cd10")  # five hearts, yellow on blue
     terminal.start(sectors.write(tmp_path / "a.img", "", colour + sectors.IDLE))
     terminal.wait("♥♥♥♥♥")
@@ -36,15 +31,14 @@ def test_without_colours(tmp_path: Path, environment: dict[str, str]) -> None:
     leave(terminal)
 
 
-def test_a_terminal_without_a_cursor_is_told_so(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, 100, 30, term="dumb")
+def test_a_terminal_without_a_cursor_is_told_so(make_terminal: MakeTerminal, tmp_path: Path) -> None:
+    terminal = make_terminal(term="dumb")
     terminal.start(sectors.write(tmp_path / "a.img"))
     assert "avmm: the console needs a terminal that can move its cursor: set TERM, or use --headless" in terminal.wait("status 2")
-    terminal.close()
 
 
-def test_fifty_lines_and_a_prefix_of_ones_own(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, 100, 54)
+def test_fifty_lines_and_a_prefix_of_ones_own(make_terminal: MakeTerminal, tmp_path: Path) -> None:
+    terminal = make_terminal(100, 54)
     terminal.start(sectors.write(tmp_path / "a.img", "top", sectors.LINES_50 + sectors.IDLE), "--prefix", "Ctrl-t")
     text = terminal.wait("80x50")
     lines = terminal.wait(lambda text: any(line.strip() == "B" for line in text.splitlines())).splitlines()
@@ -55,11 +49,10 @@ def test_fifty_lines_and_a_prefix_of_ones_own(tmp_path: Path) -> None:
     terminal.wait(lambda text: any(line.strip() == "B" for line in text.splitlines()) and "top" not in text)  # the row with the cursor is
     terminal.keys("C-t", "x")
     terminal.wait_restored()
-    terminal.close()
 
 
-def test_small_terminals_and_smaller_ones(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, 80, 24)
+def test_small_terminals_and_smaller_ones(make_terminal: MakeTerminal) -> None:
+    terminal = make_terminal(80, 24)
     terminal.start()
     terminal.wait("ok>")
     terminal.keys("C-a", "d")
@@ -75,8 +68,8 @@ def test_small_terminals_and_smaller_ones(tmp_path: Path) -> None:
     leave(terminal)
 
 
-def test_a_fast_typist_loses_no_key_and_a_large_paste_can_be_called_off(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, 100, 30)
+def test_a_fast_typist_loses_no_key_and_a_large_paste_can_be_called_off(make_terminal: MakeTerminal) -> None:
+    terminal = make_terminal()
     terminal.start()
     terminal.wait("ok>")
     lines = [f"line{n:02}" + "Abc-1! Xyz_2?" * 4 for n in range(10)]
@@ -102,8 +95,8 @@ def test_a_fast_typist_loses_no_key_and_a_large_paste_can_be_called_off(tmp_path
     leave(terminal)
 
 
-def test_the_key_menu_the_mouse_and_the_bell(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, 100, 30)
+def test_the_key_menu_the_mouse_and_the_bell(make_terminal: MakeTerminal, tmp_path: Path) -> None:
+    terminal = make_terminal()
     terminal.start(sectors.write(tmp_path / "echo.img", "ready> ", sectors.ECHO))
     terminal.wait("ready>")
     terminal.keys("C-a", "k")
@@ -111,7 +104,7 @@ def test_the_key_menu_the_mouse_and_the_bell(tmp_path: Path) -> None:
     terminal.keys("kp_mult", "Enter")
     terminal.wait("ready> *")
     leave(terminal)
-    terminal = Terminal(tmp_path, 100, 30)
+    terminal = make_terminal()
     terminal.start(sectors.write(tmp_path / "mouse.img", "", sectors.BEEP + sectors.MOUSE), "--record", "bell.cast")
     terminal.wait(lambda text: text.count("*") == 1)  # the mouse has said that it was enabled
     terminal.wait(lambda _: terminal.do("display-message", "-p", "#{mouse_any_flag}").strip() == "1")
