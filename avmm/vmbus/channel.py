@@ -93,6 +93,7 @@ class Channel:
         self._open = True
         self._limit, self._reply = REQUESTS, packet_length(REPLY_BYTES)
         self._waits_for_room = self._held = False
+        self._turning = False  # what is sent meanwhile is shown to the guest together, at the end
         self.outstanding = 0
         """Packets taken that want a completion and have none yet."""
         self.on_room: Callable[[], None] | None = None
@@ -150,11 +151,9 @@ class Channel:
         if not self._open:
             return False
         packet = pack_packet(kind, payload, transaction_id, flags=COMPLETION_REQUESTED if completion_requested else 0)
+        outgoing = self._outgoing
         try:
-            signal = self._outgoing.write(packet)
-            if signal is None and self._outgoing.want_room(len(packet) + 8):
-                signal = self._outgoing.write(packet)  # the guest made room in between
-            if signal is None:
+            if not outgoing.gather(packet) and not (outgoing.want_room(len(packet) + 8) and outgoing.gather(packet)):
                 self.stats.refused += 1
                 self._waits_for_room = True
                 return False
@@ -168,9 +167,17 @@ class Channel:
             self.outstanding -= 1
             if self._held:
                 self._again()
-        if signal:
-            self._interrupt()
-        return True
+        if not self._turning:
+            self._show()
+        return self._open
+
+    def _show(self) -> None:
+        """Let the guest see what was sent, and interrupt it if it waits for that."""
+        try:
+            if self._outgoing.show():
+                self._interrupt()
+        except RingError as error:
+            self.fail(str(error))
 
     def fail(self, reason: str) -> None:
         """End the channel: the guest broke a rule."""
@@ -195,12 +202,17 @@ class Channel:
         """The guest signalled: room may have been made, packets may have come."""
         if not self._open:
             return
+        self._turning = True
         try:
             if self._waits_for_room:
                 self._made_room()
             self._take()
+            if self._open and self._outgoing.show():
+                self._interrupt()
         except (RingError, WireError) as error:
             self.fail(str(error))
+        finally:
+            self._turning = False
 
     def _interrupt(self) -> None:
         self.stats.interrupts += 1

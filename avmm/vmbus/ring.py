@@ -18,7 +18,7 @@ from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus.packets import FOOTER, SMALLEST
 
 WRITE_INDEX, READ_INDEX, INTERRUPT_MASK, PENDING_SEND_SIZE, FEATURES = 0, 4, 8, 12, 64
-_WRITE, _READ, _MASK = WRITE_INDEX // 4, READ_INDEX // 4, INTERRUPT_MASK // 4
+_WRITE, _READ, _MASK, _PENDING = WRITE_INDEX // 4, READ_INDEX // 4, INTERRUPT_MASK // 4, PENDING_SEND_SIZE // 4
 AHEAD = 512  # bytes copied at once when a packet is taken: most are smaller
 FEATURE_PENDING_SEND_SIZE = 1
 _SIZES = struct.Struct("<HH")  # of a packet: the second and third fields of its descriptor
@@ -122,6 +122,7 @@ class Outgoing:
 
     def __init__(self, ring: RingMemory, saved: RingState | None = None) -> None:
         self.ring = ring
+        self._gathered: list[bytes] = []
         if saved is not None:
             self.restore(saved)
             return
@@ -147,19 +148,31 @@ class Outgoing:
 
     def write(self, packet: bytes) -> bool | None:
         """Append a packet (a multiple of 8 bytes, without footer). Returns whether to signal; None when there is no room."""
-        ring = self.ring
-        before, length = self._write, len(packet) + 8
+        return self.show() if self.gather(packet) else None
+
+    def gather(self, packet: bytes) -> bool:
+        """Append a packet that the consumer is shown later, with others. False when there is no room."""
+        at, length = self._write, len(packet) + 8
         if self._room < length and self.room() < length:
-            return None
-        ring.write(before, packet + FOOTER.pack(0, before))
+            return False
+        self._gathered.append(packet + FOOTER.pack(0, at))
         self._room -= length
+        self._write = (at + length) % self.ring.size
+        return True
+
+    def show(self) -> bool:
+        """Let the consumer see what was gathered. Returns whether to signal: it had taken all there was before."""
+        ring, data = self.ring, b"".join(self._gathered)
+        if not data:
+            return False
+        self._gathered.clear()
+        before = (self._write - len(data)) % ring.size
+        ring.write(before, data)
         words = ring.words
-        words[_WRITE] = self._write = (before + length) % ring.size
-        read = words[_READ]
-        if read == before:
+        words[_WRITE] = self._write
+        if words[_READ] == before:
             return not words[_MASK]
-        if read >= ring.size or read & 7:
-            ring.index(READ_INDEX)  # says what is wrong with it
+        ring.index(READ_INDEX)  # says so if it is none
         return False
 
     def want_room(self, length: int) -> bool:
@@ -168,7 +181,7 @@ class Outgoing:
         return self.room() >= length
 
     def save(self) -> RingState:
-        """Return the state of this end."""
+        """Return the state of this end; everything gathered must have been shown."""
         return RingState(self._write, self.ring.size)
 
     def restore(self, state: RingState) -> None:
@@ -227,7 +240,7 @@ class Incoming:
             return False
         ring.words[_READ] = self._read
         self._committed = self._read
-        wanted = ring.word(PENDING_SEND_SIZE) & ~7
+        wanted = ring.words[_PENDING] & ~7
         if not wanted:
             return False
         free = ring.size - GAP - (ring.index(WRITE_INDEX) - self._read) % ring.size

@@ -60,6 +60,31 @@ def test_what_goes_in_comes_out(seed: int, largest: int) -> None:
     assert incoming.empty()
 
 
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_packets_shown_together_are_those_that_would_have_been_written(seed: int) -> None:
+    chance = random.Random(seed)
+    one_by_one, together = make(), make()
+    for number in range(60):
+        taken = chance.randrange(2)
+        signals, shown = [], 0
+        for i in range(chance.randrange(1, 5)):
+            data = packet(chance.randrange(2000), number * 5 + i)
+            signals.append(one_by_one[1].write(data))
+            shown += together[1].gather(data)
+            assert together[1].room() == one_by_one[1].room()
+        before = together[0].memory.view.tobytes()
+        assert shown == sum(signal is not None for signal in signals)
+        assert together[1].show() == any(signals)
+        assert (together[0].memory.view == before) == (shown == 0), "nothing of them before"
+        assert together[0].memory.view == one_by_one[0].memory.view
+        assert not together[1].show()
+        for _, _, incoming in (one_by_one, together):
+            while taken and incoming.take() is not None:
+                pass
+            incoming.commit()
+
+
 def test_full_is_eight_bytes_short() -> None:
     _, outgoing, incoming = make()
     assert outgoing.largest == outgoing.room() == 3 * 4096 - 8
