@@ -20,6 +20,7 @@ from avmm.cpu.script import ScriptCpu
 from avmm.devices.device import Device, PortRange
 from avmm.hypervisor.partition import RunState
 from tests.control.panels import BUSY, ECHO, machine
+from tests.turns import until
 
 
 @pytest.mark.parametrize("threads", [0, -1, 65])
@@ -157,6 +158,23 @@ async def test_exits_are_undivided(tmp_path: Path, place: str) -> None:
         for vm in host.vms.values():
             await vm.wait_until(lambda: Teller.total == 3 * count, timeout=1000)
         assert Teller.threads == ({"vm:m0", "vm:m1", "vm:m2"} if place == "hypervisor" else {threading.main_thread().name})
+
+
+@pytest.mark.asyncio
+async def test_who_asks_outside_and_who_computes_both_go_on(tmp_path: Path) -> None:
+    """Neither does each access wait for a slice of the busy machine, nor does that stand still meanwhile."""
+    Teller.total, count = 0, 200
+    code = TELL.replace(struct.pack("<I", 20_000), struct.pack("<I", count))
+    async with asyncio.timeout(60), Host(threads=2) as host:
+        asks = await host.create_vm(machine(tmp_path, "asks", code, devices=[Teller], placement={"teller": "service"}))
+        busy = await host.create_vm(machine(tmp_path, "busy", BUSY))
+        await busy.start()
+        await asks.start()
+        await until(lambda: Teller.total > 0)
+        before = busy.partition.processor.units
+        await until(lambda: Teller.total == count)
+        slices = (busy.partition.processor.units - before) / (busy.config.slice_us * 1000)
+        assert count / 20 < slices < count / 2
 
 
 # -- life
