@@ -21,7 +21,7 @@ LEVELS = (0, 95, 135, 175, 215, 255)
 """Of red, green and blue in the cube of 6x6x6 colours that terminals with 256 have; those with 16 get what is nearest."""
 _NEAREST = [min(range(6), key=lambda n: abs(LEVELS[n] - value)) for value in range(256)]
 _IN_CUBE = (36.0, 6.0, 1.0, 0.0)
-_FINE = [value & 0xF8 for value in range(256)]
+_FINE = [value & 0xF8 | value >> 5 for value in range(256)]
 """What counts of red, green and blue where there are 16 million colours: the tables have 32768 lines at most."""
 DARK = 0x60
 ROWS_KEPT = 400
