@@ -106,9 +106,7 @@ class PhysicalChannel(PhysicalDevice):
         bus_master.engines[self.number] = front.engine  # type: ignore[assignment]  # as far as a bus master goes
         if bus_master.base is not None and bus_master.name in self.partition.devices:
             span = (PortRange(bus_master.base + 8 * self.number, 8, 4),)
-            if ports.owner(span[0].first) == bus_master.name:
-                ports.detach(span, bus_master)
-                ports.attach(bus_master, span, bus_master.read, bus_master.write, direct=front.handlers[2])
+            ports.redirect(bus_master, span, bus_master.read, bus_master.write, direct=front.handlers[2])
 
 
 class Ordinary(Cable):

@@ -47,10 +47,10 @@ class PhysicalDevice:
         """Let the device's addresses be answered by who has it now."""
         front, ports, memory = self.front, self.partition.ports, self.partition.address_space
         read, write, direct = front.handlers
-        ports.detach(front.ports, front)
-        ports.attach(front, front.ports, read, write, direct=direct)
-        memory.detach(front.memory)
-        memory.attach(front, front.memory, read, write, direct=direct)
+        ports.redirect(front, front.ports, read, write, direct=direct)
+        if front.memory:
+            memory.detach(front.memory)
+            memory.attach(front, front.memory, read, write, direct=direct)
 
     def close(self) -> None:
         """The machine has ended."""

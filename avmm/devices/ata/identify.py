@@ -6,9 +6,9 @@ ATA/ATAPI-6 (T13/1410D) clauses 8.15 and 8.16. The invariant: the bytes of the 5
 from __future__ import annotations
 
 import struct
-from functools import cache
+from functools import cache, lru_cache
 
-from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive, TransferModes
+from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, DiskModes, Geometry, TransferModes
 
 FIRMWARE = "1.0"
 MAJOR = 0x007E  # ATA-1 up to ATA/ATAPI-6
@@ -28,14 +28,19 @@ LBA48_SET = 1 << 10
 
 def identify_disk(drive: AtaDisk, number: int) -> bytes:
     """Return the answer of disk ``number`` (0 or 1) to IDENTIFY DEVICE."""
-    words = _common(drive, number)
-    modes, geometry, capacity = drive.modes, drive.geometry, drive.disk.sectors
+    return _disk(drive.serial, drive.model, drive.modes, drive.geometry, drive.cylinders, drive.multiple_max, drive.disk.sectors, number)
+
+
+@lru_cache(64)
+def _disk(  # noqa: PLR0917 - all that it depends on
+    serial: str, model: str, modes: DiskModes, geometry: Geometry, cylinders: int, multiple_max: int, capacity: int, number: int
+) -> bytes:
+    words = _common(serial, model, modes.transfer, number)
     words[0] = 0x0040  # ATA device, fixed
     words[1], words[3], words[6] = geometry.cylinders, geometry.heads, geometry.sectors
-    words[47] = 0x8000 | drive.multiple_max
+    words[47] = 0x8000 | multiple_max
     words[48] = 0x0001  # 32-bit data port accesses (ATA-1)
     words[53] = 0x0007  # words 54-58, 64-70 and 88 are valid
-    cylinders = drive.cylinders
     words[54], words[55], words[56] = cylinders, modes.heads, modes.sectors
     _put(words, 57, min(cylinders * modes.heads * modes.sectors, capacity), 2)
     words[59] = 0x0100 | modes.multiple if modes.multiple else 0
@@ -51,7 +56,7 @@ def identify_disk(drive: AtaDisk, number: int) -> bytes:
 
 def identify_cdrom(drive: AtapiCdrom, number: int) -> bytes:
     """Return the answer of CD-ROM drive ``number`` (0 or 1) to IDENTIFY PACKET DEVICE."""
-    words = _common(drive, number)
+    words = _common(drive.serial, drive.model, drive.modes.transfer, number)
     words[0] = 0x85C0  # ATAPI, CD-ROM, removable, DRQ within 50 us after PACKET, 12-byte packets
     words[53] = 0x0006
     words[71] = words[72] = 30
@@ -60,16 +65,16 @@ def identify_cdrom(drive: AtapiCdrom, number: int) -> bytes:
     return _seal(words)
 
 
-def _common(drive: Drive, number: int) -> list[int]:
+def _common(serial: str, model: str, transfer: TransferModes, number: int) -> list[int]:
     words = [0] * 256
-    _text(words, 10, 10, drive.serial.rjust(20))
+    _text(words, 10, 10, serial.rjust(20))
     words[20], words[21], words[22] = 3, 512, 4  # dual-ported cached buffer of 256 KiB, 4 ECC bytes
     _text(words, 23, 4, FIRMWARE)
-    _text(words, 27, 20, drive.model)
+    _text(words, 27, 20, model)
     words[49] = 0x0F00  # DMA, LBA, IORDY and IORDY may be disabled
     words[50] = VALID
     words[51] = words[52] = 0x0200
-    words[63], words[88] = _dma(drive.modes.transfer)
+    words[63], words[88] = _dma(transfer)
     words[64] = 0x0003  # PIO modes 3 and 4
     words[65] = words[66] = words[67] = words[68] = 120  # ns per cycle
     words[80] = MAJOR
