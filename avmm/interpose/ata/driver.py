@@ -13,6 +13,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from avmm.clock import MICROSECOND, SECOND, Timer
 from avmm.devices.ata.drive import DiskModes, TransferModes
@@ -53,8 +54,9 @@ class Identity:
     modes: DiskModes
 
 
+@lru_cache(64)
 def parse_identify(data: bytes, power: int) -> Identity:
-    """Read capacity and modes out of the 512 bytes of IDENTIFY DEVICE."""
+    """Read capacity and modes out of the 512 bytes of IDENTIFY DEVICE. A disk says the same again and again."""
     heads, sectors, _, _, multiple = struct.unpack_from("<5H", data, 2 * 55)
     mdma, udma, features = data[2 * 63 + 1], data[2 * 88 + 1], data[2 * 85]  # the selected modes are in the upper bytes
     modes = DiskModes(
