@@ -282,7 +282,8 @@ class Console:
             self._going_back = machine
             self.say("it goes back: Ctrl-C stops it where it has come to")
         answer = await self._interpreters[machine].run(line)
-        self._going_back = None
+        if self._going_back is not None:
+            self._going_back, self._message = None, ""
         if isinstance(answer, LiveView):
             self.page = answer
             self.around.arrange()
