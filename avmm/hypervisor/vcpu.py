@@ -160,24 +160,26 @@ class Vcpu:
         fiber = self._fiber
         if fiber is None or not fiber.inside:
             raise RuntimeError("only a running vCPU can wait")
-        away = self._away_ns
-        self._outside(1)
+        share = self.share
+        if share is not None:
+            share.schedule.outside += 1
+            share.leave()
+        begin = time.monotonic_ns()
         try:
-            return self._away(awaitable, midway=True)
+            return fiber.wait(awaitable, midway=True)
         finally:
-            self._outside(-1)
-            self.outside_ns += self._away_ns - away
+            waited = time.monotonic_ns() - begin
+            self._away_ns += waited
+            self.outside_ns += waited
+            if share is not None:
+                share.schedule.outside -= 1
 
-    def stand(self, awaitable: Awaitable[Any]) -> Any:
-        """The same at a boundary, or where a debugger stopped it: the event loop is not in a hurry with what it waits for."""
-        return self._away(awaitable, midway=False)
-
-    def _away(self, awaitable: Awaitable[Any], *, midway: bool) -> Any:
-        assert self._fiber is not None
+    def stand(self, awaitable: Awaitable[Any]) -> None:
+        """Suspend it at a boundary, or where a debugger stopped it: the event loop is not in a hurry with what it waits for."""
         begin = time.monotonic_ns()
         self._leave()
         try:
-            return self._fiber.wait(awaitable, midway=midway)
+            self._switch(awaitable)
         finally:
             self._away_ns += time.monotonic_ns() - begin
 
