@@ -21,6 +21,7 @@ from avmm.clock import SECOND, VirtualClock
 from avmm.control import snapshot as snapshots
 from avmm.control.inputs import Input
 from avmm.control.snapshot import Snapshot, SnapshotError
+from avmm.hypervisor.advance import run_to
 from avmm.hypervisor.partition import RunState
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class History:
             if not ahead or partition.state is not RunState.PAUSED:
                 await self._back_to(self._before(now, units))
             if (now or 0) > partition.clock.now() or (units or 0) > partition.processor.units:
-                await partition.run_to(now=now, units=units)
+                await run_to(partition, now=now, units=units)
             if keep:
                 vm.inputs.on_interference = self._interfered
             else:

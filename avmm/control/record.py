@@ -26,6 +26,7 @@ from avmm.control.config import ConfigError, VmConfig
 from avmm.control.inputs import Diverged, Input, fingerprint
 from avmm.control.snapshot import SavedDisk, SnapshotError, match_disks, save_disks, with_own_overlays
 from avmm.host.opening import ImageError
+from avmm.hypervisor.advance import run_to
 from avmm.hypervisor.partition import RunState
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Replay:
         vm, end = self.vm, self.record.end
         await vm.start()
         alive = end is None or not end.ended
-        await vm.partition.run_to(now=self.record.last + (0 if alive else GRACE))
+        await run_to(vm.partition, now=self.record.last + (0 if alive else GRACE))
         failure = vm.partition.failure
         if failure is not None and isinstance(failure.__cause__, Diverged):
             raise failure.__cause__

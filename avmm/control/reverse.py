@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from avmm.control.history import History
 from avmm.debug.debugger import DebugError, Debugger, Stop
+from avmm.hypervisor.advance import run_on, run_to
 
 if TYPE_CHECKING:
     from avmm.control.vm import Vm
@@ -134,7 +135,7 @@ class Reverse:
 
     async def _one_step(self) -> None:
         self._debugger.unit.step(interrupts=True)
-        await self._vm.partition.run_on()
+        await run_on(self._vm.partition)
 
     async def _resume_back(self, history: History) -> Stop:
         here, searched = self._here(), None
@@ -164,7 +165,7 @@ class Reverse:
         self._debugger.load()
         hits = 0
         while not self._called_off:
-            await self._search(self._vm.partition.run_to(units=here.units))
+            await self._search(run_to(self._vm.partition, units=here.units))
             if not self._vm.partition.debug_stop:
                 break
             now = self._here()
@@ -181,7 +182,7 @@ class Reverse:
         for _ in range(number):
             if self._called_off:
                 break
-            await self._search(self._vm.partition.run_on())
+            await self._search(run_on(self._vm.partition))
         stop = self._debugger.why()
         if self._called_off:
             return stop

@@ -419,36 +419,6 @@ class Partition:
         self._want_pause = True
         self.vcpu.yield_soon()
 
-    async def run_on(self) -> None:
-        """Let a machine that stands still go on, and return when it stands still again, or has ended."""
-        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def entered(state: RunState) -> None:
-            if state is not RunState.RUNNING and not arrived.done():
-                arrived.set_result(None)
-
-        self.observers.append(entered)
-        try:
-            await self.resume()
-            await arrived
-        finally:
-            self.observers.remove(entered)
-
-    async def run_to(self, *, now: int | None = None, units: int | None = None) -> None:
-        """The same of a machine in virtual time, which is to stand still at the first block boundary at or after machine time ``now``,
-        or after so many ``units`` of work since power-on, if nothing makes it earlier.
-        """
-        timer = self.clock.timer(self.pause_here)
-        if now is not None:
-            timer.arm(now)
-        if units is not None:
-            self.vcpu.limit, self.vcpu.on_limit = units, self.pause_here
-        try:
-            await self.run_on()
-        finally:
-            timer.cancel()
-            self.vcpu.limit = None
-
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:
         """Hold a machine that runs or is paused between two instructions with no work in flight, whoever resumes it meanwhile.

@@ -12,6 +12,7 @@ import avmm
 from avmm.control.reverse import Position
 from avmm.debug.debugger import DebugError, Stop
 from avmm.debug.packets import encode
+from avmm.hypervisor.advance import run_to
 from tests.debug.client import connected, wait_for
 from tests.debug.machines import COUNT, label, machine
 
@@ -170,7 +171,7 @@ async def test_a_snapshot_in_the_middle_of_a_block_goes_on_exactly(tmp_path: Pat
         async def onwards(one: avmm.Vm) -> list[object]:
             found: list[object] = []
             for units in (1, 50, 20_000):
-                await one.partition.run_to(units=one.partition.processor.units + units)
+                await run_to(one.partition, units=one.partition.processor.units + units)
                 found.append((here(one), one.now, one.partition.processor.counters()["blocks"], one.screen.text()))
             return found
 
