@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,8 @@ pytestmark = pytest.mark.guests
 PATIENCE = 120  # s of the host's time, far more than a session takes
 
 
-async def gdb(vm: avmm.Vm, *commands: str, symbols: Path | None = None) -> str:
-    """Run gdb with these commands on a machine and return what it printed, without its warnings about a missing program."""
+async def gdb(vm: avmm.Vm, *commands: str, symbols: Path | None = None, interrupt: Callable[[], bool] | None = None) -> str:
+    """Run gdb with these commands on a machine and return what it printed. It is sent a Ctrl-C as soon as ``interrupt()``."""
     remote = f"target remote {vm.gdb_servers[0].address}"
     words = [third_party.tool("gdb"), "-nx", "-batch", *(["-ex", f"file {symbols}"] if symbols else [])]
     for command in ("set pagination off", "set osabi none", remote, *commands):
@@ -29,6 +31,10 @@ async def gdb(vm: avmm.Vm, *commands: str, symbols: Path | None = None) -> str:
     )
     try:
         async with asyncio.timeout(PATIENCE):
+            while interrupt is not None and not interrupt():
+                await asyncio.sleep(0)
+            if interrupt is not None:
+                running.send_signal(signal.SIGINT)
             output, _ = await running.communicate()
     except TimeoutError:
         running.kill()
@@ -98,6 +104,23 @@ async def test_a_boot_sector_backwards(tmp_path: Path) -> None:
             r"eip\s+0xffff0",
             r"Hardware watchpoint 2: .*\n\nOld value = 0\nNew value = 1",
         )
+
+
+@pytest.mark.asyncio
+async def test_ctrl_c_ends_a_search_backwards(tmp_path: Path) -> None:
+    async with machine(tmp_path) as vm:
+        history = await vm.keep_history(0.002)
+        await vm.resume()
+        await vm.wait_until(lambda: len(history.moments) > 4)
+        await vm.pause()
+        last, before = history.moments[-1].units, history.moments[-2].units
+
+        def in_the_middle() -> bool:
+            return vm.reverse._searching and before < vm.partition.processor.units < last
+
+        said = await gdb(vm, "watch *(short *) 0x9000", "reverse-continue", "monitor info status", "detach", interrupt=in_the_middle)
+        in_order(said, r"Program received signal SIGINT", r"VM status: paused", r"Remote target\) detached")
+        assert vm.state is avmm.RunState.RUNNING
 
 
 @pytest.mark.linux
