@@ -200,7 +200,7 @@ class ScsiController:
             return
         if isinstance(action, Reset):
             self._abort(action.only)
-        self._send(action.payload, packet.transaction_id)
+        self._send(channel, action.payload, packet.transaction_id)
         if self._rescan_wanted:
             self._ask_rescan()
 
@@ -302,7 +302,7 @@ class ScsiController:
             stats.bytes_read += placed
             stats.bytes_written += taken
         if why is None:
-            self._send(request.complete(_SUCCESS, 0, len(data) or taken or placed), packet.transaction_id)
+            self._send(channel, request.complete(_SUCCESS, 0, len(data) or taken or placed), packet.transaction_id)
             return
         channel.board.trace("scsi error", controller=self.name, lun=request.lun, op=request.cdb[0], key=why.key, asc=why.asc)
         self._end(request, packet, SrbStatus.INVALID_REQUEST if why.key is SenseKey.ILLEGAL_REQUEST else SrbStatus.ERROR, result)
@@ -311,7 +311,8 @@ class ScsiController:
         """Complete a request that did not succeed."""
         self.stats.errors += 1
         why = result.sense.pack() if result.sense is not None else b""
-        self._send(request.complete(status, result.status, result.moved, why), packet.transaction_id)
+        if self._channel is not None:
+            self._send(self._channel, request.complete(status, result.status, result.moved, why), packet.transaction_id)
 
     def _abort(self, only: Address | None, status: SrbStatus = SrbStatus.ABORTED) -> None:
         """Complete everything in flight, or what is in flight for one LUN, as aborted."""
@@ -328,10 +329,7 @@ class ScsiController:
         if exchange.timer is not None:
             exchange.timer.cancel()
 
-    def _send(self, payload: bytes, transaction_id: int) -> None:
-        channel = self._channel
-        if channel is None:
-            return
+    def _send(self, channel: ChannelEnd, payload: bytes, transaction_id: int) -> None:
         if self._waiting or not channel.send(_COMPLETION, payload, transaction_id):
             self._waiting.append((payload, transaction_id))
 
