@@ -42,8 +42,6 @@ PortEntry = tuple[Read, Write, int, Tally]
 
 def _retire(past: dict[tuple[str, bool], Tally], direct: Tally, tally: Tally) -> None:
     """Add the counts of an entry that goes to those of its device, or to those that were no exits."""
-    if not (tally.reads or tally.writes):
-        return
     kept = direct if tally.direct else past.get((tally.device, tally.inside))
     if kept is None:
         kept = past[tally.device, tally.inside] = Tally(tally.device, tally.inside)
@@ -114,13 +112,18 @@ class PortBus:
 
     def redirect(self, device: Device, ranges: tuple[PortRange, ...], read: Read, write: Write, *, direct: bool) -> None:
         """Let ``read`` and ``write`` answer the ports of these that a device has, from now on with or without exits."""
-        ports = self._ports
+        ports, name = self._ports, device.name
         for span in ranges:
             for port in range(span.first, span.first + span.count):
                 entry = ports.get(port)
-                if entry is not None and entry[3].device == device.name:
-                    _retire(self.past, self.past_direct, entry[3])
-                    ports[port] = (read, write, span.width, Tally(device.name, True, direct=direct))
+                if entry is None or entry[3].device != name:
+                    continue
+                tally = entry[3]
+                if tally.reads or tally.writes:
+                    _retire(self.past, self.past_direct, tally)
+                    tally = Tally(name, True)
+                tally.direct = direct
+                ports[port] = (read, write, span.width, tally)
 
     def read(self, port: int, size: int) -> int:
         """Answer IN: any port, any size."""

@@ -166,10 +166,10 @@ class Switch:
 
     def _hold(self) -> None:
         front = self.front
+        self._place = self.handover.place(virtualized=not self.plan.virtualize)
         self.step = Step.HOLDING
         _collector.begin_pause()
         self._held_at, self._held_host = self._clock.now(), time.monotonic_ns()
-        self._place = self.handover.place(virtualized=not self.plan.virtualize)
         front.hold()
         self._bound = self._held_at + self.plan.bound
         self._clock.set_horizon(self._bound)  # the host may run others for longer than that
