@@ -26,7 +26,7 @@ from tests.vm.pc import booted
 from tests.vm.test_virtualize import torture
 from tests.vm.test_virtualize_guests import POLLING, to_and_fro
 
-CYCLES, PAIRS, TURN = 100, 60, 0.1
+CYCLES, PAIRS, TURN = 100, 200, 0.02
 PAUSES, LINUX_CYCLES = 500, 500
 
 
