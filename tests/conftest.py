@@ -26,9 +26,12 @@ def _descriptors() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """A test that leaks a descriptor, a thread or a task fails."""
+    """A test that leaks a descriptor, a thread or a task fails, and one that leaves the garbage collector switched off."""
     before, threads = _descriptors(), set(threading.enumerate())
     yield
+    collecting = gc.isenabled()
+    gc.enable()
+    assert collecting, "the garbage collector was left switched off"
     left = _descriptors() - before
     more = set(threading.enumerate()) - threads
     if left or more:

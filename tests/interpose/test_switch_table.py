@@ -292,6 +292,8 @@ def test_the_bound_is_looked_at_by_the_clock_and_not_only_by_its_timer() -> None
     rig.time += BOUND + 1
     with pytest.raises(Exception, match="^$"):
         rig.handover.commit()  # nothing has been changed yet
+    rig.pass_time(2 * PATIENCE)
+    assert [report.outcome for report in rig.reports] == [R]
     rig = Rig("holding", False, defer=False)
     rig.time += BOUND + 1
     rig.go_on("modes")
