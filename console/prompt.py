@@ -11,9 +11,8 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition
+from prompt_toolkit.filters import Condition, has_completions
 from prompt_toolkit.formatted_text import StyleAndTextTuples
-from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, ConditionalContainer, FormattedTextControl, HSplit, Window
 from prompt_toolkit.layout.processors import BeforeInput
@@ -41,9 +40,10 @@ class Prompt:
         self.open = False
         self._entered = entered
         self._left = left
+        self._before: list[str] = []  # the lines entered; prompt_toolkit's own history is there some turns of the loop after the line
+        self._recalled = 0
         self.buffer = Buffer(
-            completer=_Words(interpreter), complete_while_typing=False, history=InMemoryHistory(), multiline=False,
-            accept_handler=self._accept,
+            completer=_Words(interpreter), complete_while_typing=False, multiline=False, accept_handler=self._accept
         )  # fmt: skip
         control = BufferControl(self.buffer, input_processors=[BeforeInput("avmm> ")], key_bindings=self._bindings())
         self.window = Window(control, height=1, style="class:prompt")
@@ -77,18 +77,29 @@ class Prompt:
         def leave(event: KeyPressEvent) -> None:
             self.close()
 
+        bindings.add("up", filter=~has_completions)(lambda event: self._recall(-1))
+        bindings.add("down", filter=~has_completions)(lambda event: self._recall(1))
         return bindings
+
+    def _recall(self, step: int) -> None:
+        """Show an earlier line, or a later one; behind the last one is an empty one."""
+        lines = [*self._before, ""]
+        self._recalled = max(0, min(self._recalled + step, len(lines) - 1))
+        self.buffer.document = Document(lines[self._recalled])
 
     def begin(self) -> None:
         """Take the keys; the line is empty."""
         self.open = True
+        self._recalled = len(self._before)
         self.buffer.reset()
 
     def _accept(self, buffer: Buffer) -> bool:
         self.open = False
+        if buffer.text and self._before[-1:] != [buffer.text]:
+            self._before.append(buffer.text)
         self._left()
         self._entered(buffer.text)
-        return False  # the line is remembered, then emptied
+        return False  # the line is emptied
 
     def close(self) -> None:
         """Give the keys back to the guest."""

@@ -27,41 +27,41 @@ REST = 0.05
 
 
 class SerialLog:
-    """Appends what the guest sends to a file, as it is. A full disk does not disturb the guest: :meth:`close` says it."""
+    """Appends what the guest sends to a file, as it is, once a turn of the event loop. A full disk does not disturb the guest:
+    :meth:`close` says it.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._error: OSError | None = None
         self._fd: int | None = None
         self._waiting = bytearray()
+        self._loop = asyncio.get_running_loop()
 
     def take(self, data: bytes) -> None:
         """Take a piece of output."""
+        if not self._waiting:
+            self._loop.call_soon(self._write)
         self._waiting += data
-        if len(self._waiting) >= CHUNK:
-            try:
-                self._write()
-            except OSError as error:
-                self._error = error
-                self._waiting.clear()
 
     def _write(self) -> None:
-        if self._fd is None:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        while self._waiting:
-            del self._waiting[: os.write(self._fd, self._waiting)]
+        try:
+            if self._waiting and self._fd is None:
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            while self._fd is not None and self._waiting:
+                del self._waiting[: os.write(self._fd, self._waiting)]
+        except OSError as error:
+            self._error = error
+            self._waiting.clear()
 
     def close(self) -> None:
-        """Write out what is buffered. OSError when something could not be written."""
-        try:
-            if self._error is not None:
-                raise self._error
-            if self._waiting:
-                self._write()
-        finally:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
+        """Write out what is left. OSError when something could not be written."""
+        self._write()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if self._error is not None:
+            raise self._error
 
 
 class SerialStdio:
