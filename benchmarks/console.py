@@ -21,7 +21,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.measure import Result, median_of
@@ -52,13 +52,13 @@ class Terminal:
         os.set_blocking(self.fd, False)
 
     def read(self, seconds: float) -> bytes:
-        """Return what comes within a time, as soon as something does."""
+        """Return what comes within a time, as soon as something does. RuntimeError when the console has ended."""
         if not select.select([self.fd], [], [], seconds)[0]:
             return b""
         try:
             return os.read(self.fd, 1 << 16)
         except OSError:  # the other end is closed
-            return b""
+            raise RuntimeError("the console has ended") from None
 
     def until(self, wanted: bytes, seconds: float = PATIENCE) -> float:
         """Return the moment at which ``wanted`` had come, escape sequences apart."""
@@ -79,8 +79,9 @@ class Terminal:
         """Leave the console."""
         os.write(self.fd, b"\x01x")
         end = time.monotonic() + PATIENCE
-        while self.process.poll() is None and time.monotonic() < end:
-            self.read(0.1)
+        with suppress(RuntimeError):
+            while self.process.poll() is None and time.monotonic() < end:
+                self.read(0.1)
         self.process.kill()
         self.process.wait()
         os.close(self.fd)
