@@ -15,9 +15,11 @@ from prompt_toolkit.application import Application
 from .painter import Area, Painter, Place
 
 LOAD = 30
-"""Painting is followed by a pause of so many times the processor time it took: a twentieth of a core, with what comes before it,"""
+"""Painting is followed by a pause of so many times the processor time it took: a twentieth of a core, with what comes before it ..."""
+LONGEST = 0.2
+"""... at most so many seconds: the first picture, for which tables are filled, must not hold up the first key ..."""
 SAVED = 0.25
-"""... from which so many seconds without painting are taken, so that an echo does not wait because a line was painted just before."""
+"""... and so many seconds without painting are taken from it, so that an echo does not wait because a line was painted just before."""
 
 
 class Stage:
@@ -85,5 +87,5 @@ class Stage:
         began, used = now(), time.thread_time()
         painter.paint(self._areas())
         ended = now()
-        pause = max(ended - began, LOAD * (time.thread_time() - used))  # a terminal may be slow to take it, too
+        pause = max(ended - began, min(LONGEST, LOAD * (time.thread_time() - used)))  # a terminal may be slow to take it, too
         self._rested = max(self._rested, began - SAVED) + pause
