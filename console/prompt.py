@@ -42,9 +42,7 @@ class Prompt:
         self._left = left
         self._before: list[str] = []  # the lines entered; prompt_toolkit's own history is there some turns of the loop after the line
         self._recalled = 0
-        self.buffer = Buffer(
-            completer=_Words(interpreter), complete_while_typing=False, multiline=False, accept_handler=self._accept
-        )  # fmt: skip
+        self.buffer = Buffer(completer=_Words(interpreter), complete_while_typing=False, multiline=False, accept_handler=self._accept)
         control = BufferControl(self.buffer, input_processors=[BeforeInput("avmm> ")], key_bindings=self._bindings())
         self.window = Window(control, height=1, style="class:prompt")
         candidates = Window(FormattedTextControl(self._candidates), dont_extend_height=True, style="class:hint")

@@ -97,10 +97,10 @@ def test_command_line_path_scroll_back_and_record(terminal: Terminal, tmp_path: 
     terminal.wait("avmm>")
     terminal.keys("stop", "Enter")
     terminal.wait("vm  paused")
-    terminal.keys("C-a", "c")
-    terminal.wait("avmm>")
-    terminal.keys("Up", "Up")
+    terminal.keys("C-a", "c", "Up", "Up")  # all in one piece
     terminal.wait("avmm> info registers")
+    terminal.keys("Down")
+    terminal.wait("avmm> stop")
     terminal.keys("Escape")
     terminal.wait(lambda text: "avmm>" not in text)
     terminal.keys("C-a", "Space")

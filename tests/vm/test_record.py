@@ -337,13 +337,19 @@ async def test_files_that_are_no_records(data: bytes, tmp_path: Path) -> None:
         records.read(tmp_path / "nowhere")
 
 
-async def test_a_paused_machine_keeps_a_bounded_number_of_inputs(host: avmm.Host, tmp_path: Path) -> None:
-    """Which come when it goes on, in order; what was one too many is said, by QMP as well, and the machine takes no harm."""
+async def recorded_and_paused(host: avmm.Host, path: Path) -> tuple[avmm.Vm, Recorder]:
+    """Return the built-in guest at its prompt, standing still, and who records what reaches it."""
     vm = await host.create_vm(avmm.VmConfig(memory="16M", disks=[avmm.Disk(guests.image(), "overlay")]))
-    recorder = await Recorder.begin(vm, tmp_path / "r")
+    recorder = await Recorder.begin(vm, path)
     await vm.start()
     await vm.screen.wait_for("ok>")
     await vm.pause()
+    return vm, recorder
+
+
+async def test_a_paused_machine_keeps_a_bounded_number_of_inputs(host: avmm.Host, tmp_path: Path) -> None:
+    """Which come when it goes on, in order; what was one too many is said, by QMP as well, and the machine takes no harm."""
+    vm, recorder = await recorded_and_paused(host, tmp_path / "r")
     for key in ("e", "c", "h", "o", "spc", "h", "i", "ret"):
         vm.keyboard.press(key)
         vm.keyboard.release(key)
@@ -366,11 +372,7 @@ async def test_a_paused_machine_keeps_a_bounded_number_of_inputs(host: avmm.Host
 
 
 async def test_standard_input_waits_for_a_paused_machine(host: avmm.Host, tmp_path: Path) -> None:
-    vm = await host.create_vm(avmm.VmConfig(memory="16M", disks=[avmm.Disk(guests.image(), "overlay")]))
-    recorder = await Recorder.begin(vm, tmp_path / "r")
-    await vm.start()
-    await vm.screen.wait_for("ok>")
-    await vm.pause()
+    vm, recorder = await recorded_and_paused(host, tmp_path / "r")
     text = tmp_path / "text"
     text.write_bytes(b"x" * (ENOUGH + 10) * CHUNK)
     source, sink = os.open(text, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
