@@ -55,8 +55,13 @@ def table(figures: Figures) -> Table:
     made = Table("", "direct", "virtualized", title=title, title_justify="left")
     made.add_row("MB/s", f"{figures.direct_mb_s:.1f} (afterwards {figures.direct_after_mb_s:.1f})", f"{figures.virtualized_mb_s:.1f}")
     made.add_row("exits per request", f"{figures.exits_per_request_direct:.1f}", f"{figures.exits_per_request_virtualized:.1f}")
-    pause = f"p50 {figures.pause_p50_us:.0f}, p99 {figures.pause_p99_us:.0f}, max {figures.pause_max_us:.0f} (bound {figures.bound_us:.0f})"
-    made.add_row("pause, us", pause, "")
+    guest = figures.pause_p50_us, figures.pause_p99_us, figures.pause_max_us
+    made.add_row(f"pause, us (bound {figures.bound_us:.0f})", _ranks(*guest), "")
+    made.add_row("  by the host's clock", _ranks(*figures.host_pauses_us), "")
     made.add_row("rolled back", str(figures.rolled_back), "")
     made.add_row("accesses deferred and replayed", str(figures.deferred_accesses), "")
     return made
+
+
+def _ranks(middle: float, late: float, longest: float) -> str:
+    return f"p50 {middle:.0f}, p99 {late:.0f}, max {longest:.0f}"
