@@ -150,9 +150,10 @@ class WallClock(Clock):
         self.on_change(-self.origin, self._end + self.origin)
 
     def set_horizon(self, horizon: int) -> None:
-        now = self.now()
         self._horizons.append(horizon)
-        self._change(now)
+        if self._paused_at is None and horizon < self._end:
+            self._end = horizon
+            self.on_change(-self.origin, horizon + self.origin)
 
     def lift_horizon(self, horizon: int) -> None:
         now = self.now()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from avmm.devices.ata.busmaster import Engine, EngineState
 from avmm.devices.ata.channel import AtaChannel
@@ -59,7 +58,7 @@ class AtaLink:
         self.channel.sequencer.engine = self.engine
 
     @property
-    def handlers(self) -> tuple[Callable[[int, int], Any], Callable[[int, int, int], Any]]:
+    def handlers(self) -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
         """What answers the ports."""
         return self.channel.read, self.channel.write
 

@@ -521,6 +521,59 @@ def test_modes_are_reported_and_carried() -> None:
     assert (now.multiple, now.transfer.udma, now.transfer.mdma) == (8, None, 2)
 
 
+def do(m: Plain, code: int, count: int = 1, features: int | None = None) -> None:
+    """One command, to its end."""
+    m.run(command(code, count=count, features=features))
+    m.run(finish(m.log))
+
+
+def test_modes_that_cannot_be_read_stay_as_the_guest_set_them() -> None:
+    """H8: IDENTIFY DEVICE tells neither the PIO mode nor whether a reset brings back the defaults."""
+    m = machine()
+    do(m, 0xEF, 0x0B, features=3)
+    do(m, 0xEF, features=0xCC)
+    set_before = physical_modes(m)
+    for _ in range(2):
+        m.switch(Plan(True))
+        do(m, 0x40, features=0x66)  # that FEATURES was seen does not mean that it was used
+        m.switch(Plan(False))
+    assert (set_before.transfer.pio, set_before.defaults_on_reset) == (3, True)
+    assert physical_modes(m) == set_before
+    m.switch(Plan(True))
+    do(m, 0xEF, 0x0C, features=3)
+    do(m, 0xEF, features=0x66)
+    m.switch(Plan(False))
+    assert (physical_modes(m).transfer.pio, physical_modes(m).defaults_on_reset) == (4, False)
+    assert all(report.done for report in m.reports)
+
+
+@pytest.mark.parametrize("control", [0, 2])
+@pytest.mark.parametrize("count", [0x00, 0x80, 0xFF, 0x55])
+@pytest.mark.parametrize(("code", "power"), [(0xE0, 0x00), (0xE1, 0x80), (0x40, 0xFF), (0xE6, None)])
+def test_power_modes_are_told_apart_whatever_the_sector_count_was(code: int, power: int | None, count: int, control: int) -> None:
+    """H8: a sleeping drive answers no command, and one that is awake may answer with what was there."""
+    m = machine()
+    m.perform(Access(CONTROL, control))
+    do(m, code)
+    m.perform(Access(BASE + 2, 0x77))
+    m.perform(Access(BASE + 2, count))
+    m.switch(Plan(True, middle=True))
+    (report,) = m.reports
+    (found, _) = report.modes.drives
+    assert (found.power, found.asleep) == (power or 0, power is None)
+    assert report.modes.interrupts is (control == 0 or power is None)  # a drive that sleeps cannot be asked
+    assert m.perform(Access(BASE + 2)) == count
+    m.perform(Access(CONTROL, 0x80))
+    assert m.perform(Access(BASE + 2)) == 0x77
+    m.switch(Plan(False, middle=True))
+    assert m.reports[-1].done
+    physical = physical_modes(m)
+    assert (physical.power, physical.asleep) == (power or 0, power is None)
+    assert m.perform(Access(BASE + 2)) == 0x77
+    m.perform(Access(CONTROL, control))
+    assert m.perform(Access(BASE + 2)) == count
+
+
 @pytest.mark.parametrize("virtual", [False, True])
 def test_saved_and_restored_in_the_middle_of_a_transfer(virtual: bool) -> None:
     m = machine(virtual)

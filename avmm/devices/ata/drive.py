@@ -159,6 +159,8 @@ class AtaDisk(Drive):
     ) -> None:
         self.geometry = geometry or Geometry(max(1, min(16383, disk.sectors // (16 * 63))))
         self.multiple_max = multiple_max
+        self.told: tuple[DiskModes, int, bytes] | None = None
+        """What IDENTIFY DEVICE was answered last, behind the modes and the capacity that it was the answer for."""
         super().__init__(disk, serial, model, DiskModes(self.geometry.heads, self.geometry.sectors, multiple_max))
 
     def wake(self, hard: bool) -> None:

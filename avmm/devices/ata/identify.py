@@ -6,9 +6,9 @@ ATA/ATAPI-6 (T13/1410D) clauses 8.15 and 8.16. The invariant: the bytes of the 5
 from __future__ import annotations
 
 import struct
-from functools import cache, lru_cache
+from functools import cache
 
-from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, DiskModes, Geometry, TransferModes
+from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, DiskModes, TransferModes
 
 FIRMWARE = "1.0"
 MAJOR = 0x007E  # ATA-1 up to ATA/ATAPI-6
@@ -28,17 +28,18 @@ LBA48_SET = 1 << 10
 
 def identify_disk(drive: AtaDisk, number: int) -> bytes:
     """Return the answer of disk ``number`` (0 or 1) to IDENTIFY DEVICE."""
-    return _disk(drive.serial, drive.model, drive.modes, drive.geometry, drive.cylinders, drive.multiple_max, drive.disk.sectors, number)
+    modes, capacity, told = drive.modes, drive.disk.sectors, drive.told
+    if told is None or told[0] is not modes or told[1] != capacity:
+        told = drive.told = modes, capacity, _disk(drive, modes, capacity, number)
+    return told[2]
 
 
-@lru_cache(64)
-def _disk(  # noqa: PLR0917 - all that it depends on
-    serial: str, model: str, modes: DiskModes, geometry: Geometry, cylinders: int, multiple_max: int, capacity: int, number: int
-) -> bytes:
-    words = _common(serial, model, modes.transfer, number)
+def _disk(drive: AtaDisk, modes: DiskModes, capacity: int, number: int) -> bytes:
+    geometry, cylinders = drive.geometry, drive.cylinders
+    words = _common(drive.serial, drive.model, modes.transfer, number)
     words[0] = 0x0040  # ATA device, fixed
     words[1], words[3], words[6] = geometry.cylinders, geometry.heads, geometry.sectors
-    words[47] = 0x8000 | multiple_max
+    words[47] = 0x8000 | drive.multiple_max
     words[48] = 0x0001  # 32-bit data port accesses (ATA-1)
     words[53] = 0x0007  # words 54-58, 64-70 and 88 are valid
     words[54], words[55], words[56] = cylinders, modes.heads, modes.sectors

@@ -1,8 +1,8 @@
 """Taking over a physical ATA channel: read its modes, registers and place in the sequence, and leave it idle for the VMM's driver.
 
-At register level only (ATA/ATAPI-6, T13/1410D): what cannot be read is found out. nIEN shows in whether NOP interrupts; HOB in what
-the registers read as; sleep in NOP not being executed. In the middle of a PIO transfer, or before the bus master was started, the
-command is ended by SRST and continued by the emulated device: its parameters and data were seen by the mirror.
+At register level only (ATA/ATAPI-6, T13/1410D): what cannot be read is found out. nIEN shows in whether a command interrupts; HOB in
+what the registers read as; sleep in a command not being executed. In the middle of a PIO transfer, or before the bus master was started,
+the command is ended by SRST and continued by the emulated device: its parameters and data were seen by the mirror.
 
 The invariant: until ``commit`` is called the device has only been looked at, and the guest can have it back as it is.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from avmm.devices.ata.busmaster import ACTIVE, START, EngineState
 from avmm.devices.ata.channel import State
 from avmm.devices.ata.drive import DiskModes, DriveState
-from avmm.devices.ata.registers import DEV, DEVICE, DRQ, ERR, FEATURES, HOB, NIEN, READY, UNC, Address, Command, Phase
+from avmm.devices.ata.registers import COUNT, DEV, DEVICE, DRQ, ERR, FEATURES, HOB, NIEN, READY, UNC, Address, Command, Phase
 from avmm.devices.block import SECTOR, BlockError
 from avmm.interpose.ata.driver import AtaDriver, Identity
 from avmm.interpose.ata.sequence import MULTIPLE, AtaSequence, Flow, Issue, Stage
@@ -38,9 +38,14 @@ class _Seen:
 
     status: int
     error: int
-    registers: bytearray
-    previous: bytearray
+    registers: bytes
+    """Sector count and address."""
     pending: bool
+    previous: bytes = b""
+    """What they read as with HOB."""
+    power: int | None = None
+    """Power mode, None when it was not told."""
+    asleep: bool = False
 
 
 def suitable(driver: AtaDriver, mirror: AtaSequence, *, between: bool) -> bool:
@@ -57,8 +62,8 @@ def suitable(driver: AtaDriver, mirror: AtaSequence, *, between: bool) -> bool:
     return mirror.stage in (Stage.DATA_IN, Stage.DATA_OUT)
 
 
-async def capture(driver: AtaDriver, mirror: AtaSequence, present: list[bool], commit: Callable[[], None]) -> Captured:
-    """Take the device over. Raises Unsuitable before ``commit``, DeviceHangs."""
+async def capture(driver: AtaDriver, mirror: AtaSequence, numbers: tuple[int, ...], commit: Callable[[], None]) -> Captured:
+    """Take the device, with the drives of these numbers, over. Raises Unsuitable before ``commit``, DeviceHangs."""
     link = driver.link
     status = await driver.settled()
     mirror.look(status, link.irq.level)
@@ -68,33 +73,37 @@ async def capture(driver: AtaDriver, mirror: AtaSequence, present: list[bool], c
     commit()
     driver.expected = True  # the guest's
     engine = _engine(driver)
-    device = driver.get(DEVICE)
-    raw = [driver.get(offset) for offset in range(FEATURES + 1, DEVICE)]
-    seen = {n: _look(driver, device, n) for n in (0, 1) if present[n]}
-    selected = device >> 4 & 1
-    shown = seen.get(selected, next(iter(seen.values())))
-    nien = 0 if any(drive.pending for drive in seen.values()) else None if mirror.control is None else mirror.control & NIEN
-    asleep = dict.fromkeys(seen, False)
+    device, raw = driver.get(DEVICE), driver.address()
+    nien = None if mirror.control is None else mirror.control & NIEN
+    seen: dict[int, _Seen] = {}
+    for n in numbers:
+        seen[n] = drive = _look(driver, device, n)
+        if drive.pending:
+            nien = 0
+    asleep = False
     if not transferring:
-        for n in seen:
-            answered, interrupted = await _knock(driver, n)
-            asleep[n] = not answered
-            if nien is None and answered:
+        for n, drive in seen.items():
+            interrupted = await _knock(driver, n, drive)
+            asleep |= drive.asleep
+            if nien is None and not drive.asleep:
                 nien = 0 if interrupted else NIEN
     nien = nien or 0
     for n, drive in seen.items():
-        _read_previous(driver, device, n, drive, nien)
-    hob = HOB if raw == list(shown.previous[2:6]) and raw != list(shown.registers[2:6]) else 0
-    link.write(link.control, 0)
-    if transferring or any(asleep.values()):
+        driver.select(n)
+        driver.control(HOB | nien)
+        drive.previous = driver.address()
+    driver.control(0)
+    if transferring or asleep:
         driver.soft_reset()
-    identities = {n: await driver.identify(n) for n in seen}
-    features = mirror.features or 0
-    drives = tuple(
-        _drive(seen[n], identities[n].modes, asleep[n], features) if n in seen else None for n in (0, 1)
-    )  # fmt: skip
+    identities = {n: await driver.identify(n, drive.power) for n, drive in seen.items()}
+    selected = device >> 4 & 1
+    shown = seen[selected if selected in seen else numbers[0]]
+    hob = HOB if raw == shown.previous and raw != shown.registers else 0
+    drives: list[DriveState | None] = [None, None]
+    for n, drive in seen.items():
+        drives[n] = _drive(drive, identities[n].modes, device, mirror.features or 0)
     idle = State(
-        drives, selected, nien | hob, Phase.IDLE, selected, Phase.IDLE, Address.CHS, 0, 0, SECTOR, b"", 0, 0, 0, 0, None
+        tuple(drives), selected, nien | hob, Phase.IDLE, selected, Phase.IDLE, Address.CHS, 0, 0, SECTOR, b"", 0, 0, 0, 0, None
     )  # fmt: skip
     issue = mirror.issue
     if not transferring or issue is None:
@@ -118,39 +127,34 @@ def _engine(driver: AtaDriver) -> EngineState:
 def _look(driver: AtaDriver, device: int, n: int) -> _Seen:
     """Read what one drive shows; selecting it makes the registers show their latest values."""
     driver.put(DEVICE, device & ~DEV | n << 4)
-    status, pending = driver.alternate(), driver.link.irq.level
-    registers = bytearray(8)
-    for offset in range(FEATURES + 1, DEVICE):
-        registers[offset] = driver.get(offset)
-    registers[DEVICE] = driver.get(DEVICE) & ~DEV | device & DEV
-    return _Seen(status, driver.get(FEATURES), registers, bytearray(8), pending)
+    return _Seen(driver.alternate(), driver.get(FEATURES), driver.address(), driver.link.irq.level)
 
 
-async def _knock(driver: AtaDriver, n: int) -> tuple[bool, bool]:
-    """Give a drive NOP, which it aborts; return whether it answered and whether it interrupted."""
+async def _knock(driver: AtaDriver, n: int, drive: _Seen) -> bool:
+    """Ask a drive for its power mode, and return whether it interrupted.
+
+    A drive that sleeps does nothing, and the sector count stays. If that is what the answer would be, NOP tells: it is aborted.
+    """
     driver.select(n)
     driver.acknowledge()
-    driver.command(Command.NOP)
-    status = await driver.settled()
+    driver.command(Command.CHECK_POWER_MODE)
+    await driver.settled()
     interrupted = driver.link.irq.level
     driver.acknowledge()
-    return bool(status & ERR), interrupted
+    drive.power = driver.get(COUNT)
+    if drive.power == drive.registers[0]:
+        driver.command(Command.NOP)
+        if not await driver.settled() & ERR:
+            drive.power, drive.asleep = None, True
+        driver.acknowledge()
+    return interrupted
 
 
-def _read_previous(driver: AtaDriver, device: int, n: int, drive: _Seen, nien: int) -> None:
-    driver.put(DEVICE, device & ~DEV | n << 4)
-    driver.link.write(driver.link.control, HOB | nien)
-    for offset in range(FEATURES + 1, DEVICE):
-        drive.previous[offset] = driver.get(offset)
-    driver.link.write(driver.link.control, nien)
-
-
-def _drive(seen: _Seen, modes: DiskModes, asleep: bool, features: int) -> DriveState:
-    registers = bytearray(seen.registers)
-    registers[FEATURES] = features
-    if asleep:
+def _drive(seen: _Seen, modes: DiskModes, device: int, features: int) -> DriveState:
+    if seen.asleep:
         modes = replace(modes, asleep=True, power=0)
-    return DriveState(bytes(registers), bytes(seen.previous), seen.error, seen.status, seen.pending, modes)
+    registers, previous = bytes((0, features, *seen.registers, device, 0)), bytes((0, 0, *seen.previous, 0, 0))
+    return DriveState(registers, previous, seen.error, seen.status, seen.pending, modes)
 
 
 def _quiet(state: State) -> State:

@@ -27,6 +27,7 @@ from avmm.devices.ata.registers import (
     DRQ,
     ERR,
     FEATURES,
+    HOB,
     IDNF,
     LBA_HIGH,
     LBA_LOW,
@@ -76,6 +77,7 @@ class AtaDriver:
 
     def __init__(self, link: AtaLink) -> None:
         self.link = link
+        self._in, self._out = link.handlers  # no register but the data port has a window
         self.clock = link.cable.clock
         self.multiple = [0, 0]
         """Sectors per DRQ block of each drive, 0 when READ MULTIPLE is off."""
@@ -147,19 +149,28 @@ class AtaDriver:
 
     def alternate(self) -> int:
         """Read status without acknowledging the interrupt."""
-        return self.link.read(self.link.control)
+        return self._in(self.link.control, 1)
 
     def acknowledge(self) -> int:
         """Read status."""
-        return self.link.read(self.link.status)
+        return self._in(self.link.status, 1)
+
+    def control(self, value: int) -> None:
+        """Write device control."""
+        self._out(self.link.control, 1, value)
 
     def put(self, offset: int, value: int) -> None:
-        """Write a command block register."""
-        self.link.write(self.link.data + offset, value)
+        """Write a command block register, not the data port."""
+        self._out(self.link.data + offset, 1, value)
 
     def get(self, offset: int) -> int:
-        """Read a command block register."""
-        return self.link.read(self.link.data + offset)
+        """Read a command block register, not the data port."""
+        return self._in(self.link.data + offset, 1)
+
+    def address(self) -> bytes:
+        """Read sector count and address."""
+        get = self.get
+        return bytes((get(COUNT), get(LBA_LOW), get(LBA_MID), get(LBA_HIGH)))
 
     async def settled(self, limit: int = PATIENCE) -> int:
         """Wait until the device is not busy and return its status; DeviceHangs after ``limit`` ns."""
@@ -202,13 +213,15 @@ class AtaDriver:
     def soft_reset(self) -> None:
         """SRST, and no interrupt enabled before the end of it."""
         self._modes.clear()
-        self.link.write(self.link.control, SRST | NIEN)
-        self.link.write(self.link.control, 0)
+        self.control(SRST | NIEN)
+        self.control(0)
         self.expected = False
 
-    async def identify(self, drive: int) -> Identity:
-        """Ask a disk what it is and how it is set."""
-        power = await self.power(drive)
+    async def identify(self, drive: int, power: int | None = None) -> Identity:
+        """Ask a disk what it is and how it is set; for its power mode only if that is not known."""
+        if power is None:
+            power = await self.power(drive)
+        self.select(drive)
         self.command(Command.IDENTIFY)
         status = await self.settled()
         self.expected = False
@@ -325,11 +338,11 @@ class AtaDriver:
 
     def _reported(self) -> int:
         """Read the 48-bit address of the sector that failed."""
-        low = [self.get(offset) for offset in (LBA_LOW, LBA_MID, LBA_HIGH)]
-        self.link.write(self.link.control, 0x80)
-        high = [self.get(offset) for offset in (LBA_LOW, LBA_MID, LBA_HIGH)]
-        self.link.write(self.link.control, 0)
-        return int.from_bytes(bytes(low + high), "little")
+        low = self.address()
+        self.control(HOB)
+        high = self.address()
+        self.control(0)
+        return int.from_bytes(low[1:] + high[1:], "little")
 
     def _usable(self, lba: int) -> None:
         if self.broken:

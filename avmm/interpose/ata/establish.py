@@ -81,10 +81,10 @@ async def establish(driver: AtaDriver, state: State, engine: EngineState, code: 
         assert isinstance(drive.modes, DiskModes)
         await _set_modes(driver, n, drive.modes, features)
     nien = state.control & NIEN
-    link.write(link.control, nien)
+    driver.control(nien)
     if any(drive.error == DIAGNOSTIC_PASSED and not drive.status & ERR for drive in wanted.values()):
-        link.write(link.control, SRST | nien)
-        link.write(link.control, nien)
+        driver.control(SRST | nien)
+        driver.control(nien)
     order = sorted(wanted, key=lambda n: n == state.active)
     for n in order:
         await _end_like(driver, n, wanted[n])
@@ -93,7 +93,7 @@ async def establish(driver: AtaDriver, state: State, engine: EngineState, code: 
         await _place(driver, state, code)
         shown = wanted[state.active]
     _put_registers(driver, shown, features)
-    link.write(link.control, state.control & (NIEN | HOB | SRST))
+    driver.control(state.control & (NIEN | HOB | SRST))
     physical = link.engine
     physical.write_command(0)
     physical.restore(EngineState(engine.command & 0x08, engine.status & ~ACTIVE, engine.table, engine.table, 0, 0, False))
@@ -102,7 +102,17 @@ async def establish(driver: AtaDriver, state: State, engine: EngineState, code: 
 
 
 async def _set_modes(driver: AtaDriver, n: int, wanted: DiskModes, features: bool) -> None:
+    """Modes are replaced as a whole: those that were found are what the device still has, also of what cannot be read."""
     have = await driver.modes(n)
+    if wanted is not have:
+        await _change_modes(driver, n, have, wanted, features)
+    if wanted.power in POWER_COMMANDS and await driver.power(n) != wanted.power:
+        await driver.simple(POWER_COMMANDS[wanted.power], n)
+    if wanted.asleep:
+        await driver.simple(Command.SLEEP, n)
+
+
+async def _change_modes(driver: AtaDriver, n: int, have: DiskModes, wanted: DiskModes, features: bool) -> None:
     has_dma = have.transfer.mdma is not None or have.transfer.udma is not None
     if has_dma and wanted.transfer.mdma is None and wanted.transfer.udma is None:
         driver.bus_reset()  # as the guest's machine had one while we drove the device
@@ -122,10 +132,6 @@ async def _set_modes(driver: AtaDriver, n: int, wanted: DiskModes, features: boo
         now = (await driver.identify(n)).modes
         if (now.heads, now.sectors, now.multiple) != (wanted.heads, wanted.sectors, wanted.multiple):
             raise DeviceHangs(f"drive {n} does not take its modes back")
-    if wanted.power in POWER_COMMANDS and await driver.power(n) != wanted.power:
-        await driver.simple(POWER_COMMANDS[wanted.power], n)
-    if wanted.asleep:
-        await driver.simple(Command.SLEEP, n)
 
 
 async def _set_features(feature: Callable[[int, int], Awaitable[None]], have: DiskModes, wanted: DiskModes) -> None:

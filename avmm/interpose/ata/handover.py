@@ -45,6 +45,7 @@ class AtaHandover:
     def __init__(self, front: AtaFront, driver: AtaDriver) -> None:
         self.front = front
         self.driver = driver
+        self.numbers = tuple(n for n, drive in enumerate(front.physical.channel.drives) if drive is not None)
 
     @property
     def channel(self) -> EmulatedChannel:
@@ -77,8 +78,7 @@ class AtaHandover:
 
     def take(self, commit: Callable[[], None]) -> Coroutine[Any, Any, Captured]:
         """Take the physical channel over."""
-        present = [drive is not None for drive in self.front.physical.channel.drives]
-        return capture(self.driver, self.front.mirror, present, commit)
+        return capture(self.driver, self.front.mirror, self.numbers, commit)
 
     def taken(self, found: Captured) -> AtaModes:
         """Let the emulated channel continue."""
@@ -103,19 +103,18 @@ class AtaHandover:
 
     async def reclaim(self) -> None:
         """Make the physical channel ready for the driver again."""
-        driver, front = self.driver, self.front
+        driver = self.driver
         await driver.acquire()
         try:
-            driver.link.write(driver.link.control, 0)
+            driver.control(0)
             if driver.alternate() & (BSY | DRQ):  # with the guest's command, which the emulated device has as well
                 driver.soft_reset()
-            for n, drive in enumerate(front.physical.channel.drives):
-                if drive is not None:
-                    await driver.identify(n)
+            for n in self.numbers:
+                await driver.identify(n)
         finally:
             driver.release()
 
 
 def _modes(state: State) -> AtaModes:
-    drives = tuple(drive.modes if drive is not None and isinstance(drive.modes, DiskModes) else None for drive in state.drives)
-    return AtaModes(drives, state.selected, not state.control & NIEN)
+    drives = [drive.modes if drive is not None and isinstance(drive.modes, DiskModes) else None for drive in state.drives]
+    return AtaModes(tuple(drives), state.selected, not state.control & NIEN)
