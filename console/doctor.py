@@ -104,8 +104,9 @@ def _processor() -> Check:
     except (avmm.ProcessorError, ImportError) as error:
         return Check("processor", "missing", f"{found}: {error}", f"pip install unicorn=={layout.NEEDED}, then make", essential=True)
     if native.tlb is None:
-        return Check("processor", "note", f"{found}, verified, fast stores off", "guests that write much run slower", essential=True)
-    return Check("processor", "ok", f"{found}, verified, fast stores on", essential=True)
+        off = f"{found}, verified, fast stores and global pages off"
+        return Check("processor", "note", off, "guests that write or switch tasks much run slower", essential=True)
+    return Check("processor", "ok", f"{found}, verified, fast stores and global pages on", essential=True)
 
 
 def _event_loop() -> Check:

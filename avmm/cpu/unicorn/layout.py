@@ -54,6 +54,7 @@ ENV_POINTER = 0x15B8  # the only host address among them: eight bytes that belon
 ENV_SIZE = 0x1700
 TLB_MODES = 3
 TLB_SEARCH = 0x200  # the TLB descriptors lie within this many bytes before env
+TLB_DETAILS = 696  # bytes of what Unicorn keeps besides for each mode: right before the descriptors, and eight bytes of padding
 
 FUNCTIONS = (
     "uc_emu_start", "uc_emu_stop", "uc_reg_read", "uc_hook_add", "uc_mmio_map", "uc_mem_map_ptr", "uc_mem_unmap",
@@ -74,7 +75,7 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """What was found: the library, and whether fast stores are in place (``tlb`` is the TLB's offset from env then)."""
+    """What was found: the library, and whether fast stores and global pages are in place (``tlb`` is the TLB's offset from env then)."""
 
     library: ctypes.CDLL
     tlb: int | None
@@ -144,6 +145,7 @@ def native() -> Native:
 
     offsets = {
         "engine_cpu": UC_CPU,
+        "env": CPU_ENV,
         "interrupt_request": CPU_INTERRUPT_REQUEST,
         "icount_high": CPU_ICOUNT_HIGH,
         "halted": CPU_HALTED,
@@ -159,7 +161,7 @@ def native() -> Native:
     if not _shim.install_guard(library._handle):
         raise ProcessorError(f"this build of unicorn {found} is linked differently; avmm needs the Linux x86-64 wheel")
     tlb = _find_tlb()
-    fast = tlb is not None and _shim.install_fast_stores(library._handle) == 0
+    fast = tlb is not None and _shim.install_fast_stores(library._handle) == 0 and _shim.install_globals(library._handle)
     return Native(library, tlb if fast else None, _cpuid_function(library))
 
 
@@ -289,5 +291,16 @@ def _find_tlb() -> int | None:
             if ctypes.string_at(table, 40) == entry:
                 starts = [offset - 16 * mode for mode in range(TLB_MODES)]
                 good = [s for s in starts if all(plausible(env + s + 16 * mode) for mode in range(TLB_MODES))]
-                return good[0] if len(good) == 1 else None
+                return good[0] if len(good) == 1 and all(_detailed(env + good[0], mode) for mode in range(TLB_MODES)) else None
     return None
+
+
+def _detailed(descriptors: int, mode: int) -> bool:
+    """Whether the details of a mode are where tlb.h has them: no large page, as many entries as are in use, no victim, an I/O TLB."""
+    details = descriptors - 8 - (TLB_MODES - mode) * TLB_DETAILS
+    mask, table = u64(descriptors + 16 * mode), u64(descriptors + 16 * mode + 8)
+    used = sum(ctypes.string_at(table + at, 24) != b"\xff" * 24 for at in range(0, mask + 64, 64))
+    large = ctypes.string_at(details, 16) == b"\xff" * 16
+    victims = ctypes.string_at(details + 48, 8 * 64) == b"\xff" * (8 * 64)
+    iotlb = u64(details + TLB_DETAILS - 8)
+    return large and victims and u64(details + 32) == used and u64(details + 40) == 0 and iotlb > 0xFFFF and iotlb % 8 == 0

@@ -7,8 +7,7 @@
  *
  * Register an engine before its first guest instruction, unregister it before uc_close. */
 #define _GNU_SOURCE
-#include "tlb.h"
-#include "vcpu.h"
+#include "globals.h"
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
@@ -19,7 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { PAGE_BITS = 12, MMU_MODES = 3, RAMS = 32, SWEEP_BACKOFF = 1000 };
+enum { PAGE_BITS = 12, RAMS = 32, SWEEP_BACKOFF = 1000 };
 #define PAGE_MASK 0xfffull
 #define NOTDIRTY 0x400ull
 
@@ -31,6 +30,7 @@ typedef struct {
     int ram_count;
     unsigned backoff;
     Vcpu *walker; /* the debugger goes through a block of it instruction by instruction */
+    Globals globals;
 } Store;
 
 static Store **stores;
@@ -55,6 +55,10 @@ static Store *find(const void *uc_or_cpu) {
     if (s) last.store = s, last.generation = generation;
     pthread_mutex_unlock(&list);
     return s;
+}
+Globals *globals_of(const void *uc_or_cpu) {
+    Store *s = find(uc_or_cpu);
+    return s ? &s->globals : NULL;
 }
 /* The has_code byte of a host page; NULL for memory we do not know, which stays slow. */
 static inline uint8_t *has_code(Store *s, uintptr_t host) {
@@ -83,6 +87,7 @@ static void set_page(void *cpu, uint64_t virtual, uint64_t physical, uint32_t at
     virtual &= ~PAGE_MASK;
     TlbEntry *e = entry(s, mode, virtual);
     if (e->write == (virtual | NOTDIRTY)) clean(s, e, virtual);
+    globals_filled(&s->globals, e, virtual, prot, mode, size);
 }
 /* a page's first block: set NOTDIRTY on each entry of that host page */
 static void protect(void *uc, uint64_t ram_address) {
@@ -228,11 +233,12 @@ void faststore_unregister(void *store) {
     for (int i = 0; i < s->ram_count; i++) free(s->rams[i].has_code);
     free(s);
 }
-void *faststore_register(void *uc, void *cpu, void *tlb) {
+void *faststore_register(Vcpu *v) {
     Store *s = calloc(1, sizeof *s);
     if (!s) return NULL;
-    s->uc = uc, s->cpu = cpu, s->tlb = tlb;
-    stock_flush(cpu);
+    s->uc = v->uc, s->cpu = v->cpu, s->tlb = v->tlb;
+    globals_register(&s->globals, v);
+    stock_flush(v->cpu);
     pthread_mutex_lock(&list);
     if (store_count == store_room) {
         int room = store_room ? 2 * store_room : 64;

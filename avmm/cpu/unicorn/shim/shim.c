@@ -1,5 +1,5 @@
 /* The Python type: one Vcpu is the native half of one virtual CPU. See vcpu.h. */
-#include "vcpu.h"
+#include "globals.h"
 #include <pthread.h>
 #include <structmember.h>
 #include <time.h>
@@ -358,7 +358,7 @@ static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
         PyErr_SetString(PyExc_OSError, "unicorn refused a hook");
         return -1;
     }
-    if (tlb) v->faststore = faststore_register(v->uc, v->cpu, v->tlb = (void *)tlb);
+    if ((v->tlb = (void *)tlb)) v->faststore = faststore_register(v);
     return 0;
 }
 static int vcpu_traverse(Vcpu *v, visitproc visit, void *arg) {
@@ -447,7 +447,7 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
     FUNCTION(restore_state, "cpu_restore_state_x86_64") FUNCTION(loop_exit, "cpu_loop_exit_noexc_x86_64")
     FUNCTION(hook_del, "uc_hook_del")
 #define OFFSET(field) if (!take(offsets, #field, &value)) return NULL; layout.field = value;
-    OFFSET(engine_cpu) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(cflags_next_tb) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
+    OFFSET(engine_cpu) OFFSET(env) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(cflags_next_tb) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
     OFFSET(sysenter) OFFSET(star) OFFSET(efer)
     static const char *names[INSN_COUNT] = {"in", "out", "syscall", "sysenter", "rdtsc", "rdtscp"};
     for (int i = 0; i < INSN_COUNT; i++) {
@@ -462,6 +462,12 @@ static PyObject *install_fast_stores(PyObject *module, PyObject *handle) {
     if (PyErr_Occurred()) return NULL;
     return PyLong_FromLong(faststore_install(library));
 }
+static PyObject *install_globals(PyObject *module, PyObject *handle) {
+    (void)module;
+    void *library = PyLong_AsVoidPtr(handle);
+    if (PyErr_Occurred()) return NULL;
+    return PyBool_FromLong(globals_install(library));
+}
 static PyObject *install_guard(PyObject *module, PyObject *handle) {
     (void)module;
     void *library = PyLong_AsVoidPtr(handle);
@@ -469,7 +475,7 @@ static PyObject *install_guard(PyObject *module, PyObject *handle) {
     return PyBool_FromLong(deliver_guard(library));
 }
 static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL}, {"install_fast_stores", install_fast_stores, METH_O, NULL},
-                                  {"install_guard", install_guard, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+                                  {"install_guard", install_guard, METH_O, NULL}, {"install_globals", install_globals, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_shim", NULL, -1, functions, NULL, NULL, NULL, NULL};
 PyMODINIT_FUNC PyInit__shim(void) {
     PyObject *m = PyModule_Create(&module);

@@ -34,9 +34,9 @@ typedef struct {
     int (*hook_del)(void *uc, size_t handle);
 } Api;
 
-/* Byte offsets, from the engine for the first one, from the CPU state for the next group, from its env (CPUX86State) for the last. */
+/* Byte offsets, from the engine for the first one, from the CPU state for env and the next group, from its env (CPUX86State) for the last. */
 typedef struct {
-    unsigned long engine_cpu;
+    unsigned long engine_cpu, env;
     unsigned long interrupt_request, icount_high, halted, cflags_next_tb;
     unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star, efer;
 } Layout;
@@ -189,7 +189,7 @@ void string_bulk(Vcpu *v, uint64_t linear, unsigned length);
 /* faststore.c */
 void **library_slot(void *library, const char *name);
 int faststore_install(void *library);
-void *faststore_register(void *uc, void *cpu, void *tlb);
+void *faststore_register(Vcpu *v);
 void faststore_add_ram(void *store, uint8_t *host, uint64_t size);
 void faststore_remove_ram(void *store, uint8_t *host);
 void faststore_no_code(void *store);
