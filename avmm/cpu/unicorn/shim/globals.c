@@ -17,7 +17,7 @@ enum { CR0_PG = 1u << 31, CR4_PGE = 1 << 7, ENTRY_G = 1 << 8, PROT_EXEC_PAGE = 4
 enum { CR3 = CR0 + 24, CR4 = CR0 + 32 };
 enum { GLOBAL = 1, PRIVATE = 2, PAGE = 4096, JUMP_PAGES = 64 };
 #define PAGE_OF(address) ((address) & ~(uint64_t)(PAGE - 1))
-enum { CROWDED = 70, LARGEST = 4096 }; /* per cent of entries in use from which a TLB is made larger, and the size that suffices */
+enum { CROWDED = 35, LARGEST = 4096 }; /* per cent of entries in use from which a TLB is made larger, and the size that suffices */
 
 static void (*stock_cr3)(void *, uint64_t), (*stock_flush)(void *), (*stock_flush_page)(void *, uint64_t);
 static void (*forget_blocks)(void *, uint64_t);
@@ -69,35 +69,41 @@ static void begin_anew(Globals *g) {
     g->count = 0;
     for (int mode = 0; mode < MMU_MODES; mode++) g->large[mode] = (Large){~0ull, ~0ull};
 }
-static void drop(TlbDesc *d, TlbEntry *e, uint64_t tag) {
-    if (e->tag != tag) return;
-    memset(e, 0xff, sizeof *e);
-    d->used--;
-}
+static void drop(TlbEntry *e) { memset(e, 0xff, sizeof *e); }
 static void drop_private(Globals *g) {
     for (unsigned i = 0; i < g->count; i++) {
         uint64_t page = PAGE_OF(g->list[i]);
         int mode = g->list[i] >> 1 & 3;
         TlbFast *f = g->tlb + mode;
-        drop(description(g, mode), f->table + (page / PAGE & (f->mask >> 6)), page | PRIVATE);
+        TlbEntry *e = f->table + (page / PAGE & (f->mask >> 6));
+        if (e->tag == (page | PRIVATE)) {
+            TlbDesc *d = description(g, mode);
+            drop(e);
+            d->used -= d->used > 0;
+        }
         if (g->list[i] & EXECUTABLE) forget_blocks(g->vcpu->cpu, page);
     }
     for (int mode = 0; mode < MMU_MODES; mode++) {
         TlbDesc *d = description(g, mode);
         for (int i = 0; i < VICTIMS; i++)
-            if (d->victims[i].tag != ~0ull && (d->victims[i].tag & (PAGE - 1)) != GLOBAL) drop(d, d->victims + i, d->victims[i].tag);
+            if ((d->victims[i].tag & (PAGE - 1)) != GLOBAL) drop(d->victims + i); /* which do not count as in use */
         d->large_address = g->large[mode].address;
         d->large_mask = g->large[mode].mask;
     }
     g->count = 0;
 }
-/* Whether a TLB has too few entries for what is kept in it: it grows where everything is dropped. */
+/* Whether a TLB has too few entries for what is kept in it; each page has one place there. Unicorn doubles it when everything is
+ * dropped and all of it was in use. */
 static bool crowded(Globals *g) {
+    bool any = false;
     for (int mode = 0; mode < MMU_MODES; mode++) {
         uint64_t size = (g->tlb[mode].mask >> 6) + 1;
-        if (size < LARGEST && description(g, mode)->used * 100 > size * CROWDED) return true;
+        TlbDesc *d = description(g, mode);
+        if (size >= LARGEST || d->used > size || d->used * 100 <= size * CROWDED) continue; /* it may have been counted below 0 */
+        d->used = size;
+        any = true;
     }
-    return false;
+    return any;
 }
 
 static void flush(void *cpu) {
