@@ -89,7 +89,7 @@ def _show_stats(result: dict[str, Any]) -> None:
     table.columns[1].justify = "right"
     for kind, count in result["exits"].items():
         table.add_row(f"exits: {kind}", f"{count:,}")
-    for key in ("inside", "outside", "floating", "windowed", "injected", "exceptions", "resets", "slices"):
+    for key in ("inside", "outside", "plain", "floating", "windowed", "injected", "exceptions", "resets", "slices"):
         table.add_row(key, f"{result[key]:,}")
     for key in ("machine_ns", "guest_ns", "inside_ns", "outside_ns", "idle_ns"):
         table.add_row(key.removesuffix("_ns"), f"{result[key] / 1e6:,.1f} ms")

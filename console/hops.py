@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-INSIDE = " traps, answered inside"
+WAYS = ("answered inside", "plain register")
+"""How an access is answered that takes no packet."""
 COLOURS = {"guest": "green", "hypervisor": "yellow", "service OS": "magenta", "VMBus": "cyan", "VM-H": "blue"}
 
 
@@ -29,18 +30,18 @@ def folded(hops: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     whole = {irp for irp in (hop["irp"] for hop in hops) if irp and _undisturbed(hops, irp)}
 
     def kind(hop: dict[str, Any]) -> str:
-        return "outside" if hop["irp"] in whole else "inside" if hop["what"].endswith(INSIDE) else ""
+        return "packet" if hop["irp"] in whole else next((way for way in WAYS if hop["what"].endswith(f" traps, {way}")), "")
 
-    for where, run in groupby(hops, key=kind):
+    for way, run in groupby(hops, key=kind):
         members = list(run)
-        if not where:
+        if not way:
             yield from members
             continue
-        apart = id if where == "inside" else _irp
-        accesses = [list(one) for _, one in groupby(members, key=apart)]
-        names = [access[0]["what"].removesuffix(INSIDE).removesuffix(" traps") for access in accesses]
-        average = sum(access[-1]["us"] - access[0]["us"] for access in accesses) / len(accesses)
-        way = "answered inside" if where == "inside" else f"IRP, service OS, VM entry; {average:.1f} us"
+        accesses = [list(one) for _, one in groupby(members, key=_irp if way == "packet" else id)]
+        names = [access[0]["what"].partition(" traps")[0] for access in accesses]
+        if way == "packet":
+            average = sum(access[-1]["us"] - access[0]["us"] for access in accesses) / len(accesses)
+            way = f"IRP, service OS, VM entry; {average:.1f} us"
         what = f"{', '.join(names)}: {'each traps' if len(names) > 1 else 'traps'}, {way}"
         yield {"us": members[0]["us"], "where": "hypervisor", "what": what, "irp": None}
 

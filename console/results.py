@@ -65,7 +65,8 @@ def stats_tables(stats: Stats) -> list[Table]:
     for kind, count in stats.exits.items():
         totals.add_row(f"exits: {kind}", f"{count:,}")
     for what, count in (
-        ("handled inside the hypervisor", stats.inside), ("sent to the service OS", stats.outside), ("answered by nobody", stats.floating),
+        ("handled inside the hypervisor", stats.inside), ("sent to the service OS", stats.outside),
+        ("plain registers outside", stats.plain), ("answered by nobody", stats.floating),
         ("words through data windows", stats.windowed), ("interrupts injected", stats.injected), ("exceptions", stats.exceptions),
         ("resets", stats.resets),
     ):  # fmt: skip

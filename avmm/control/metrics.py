@@ -55,8 +55,8 @@ class MachineCollector(Collector):
             name, stats = vm.name, vm.stats
             for kind, count in stats.exits.items():
                 exits.add_metric([name, kind], count)
-            for where, count in (("inside", stats.inside), ("outside", stats.outside), ("floating", stats.floating)):
-                accesses.add_metric([name, where], count)
+            for where in ("inside", "outside", "plain", "floating"):
+                accesses.add_metric([name, where], getattr(stats, where))
             injected.add_metric([name], stats.injected)
             resets.add_metric([name], stats.resets)
             where_ns = {"guest": stats.guest_ns, "inside": stats.inside_ns, "outside": stats.outside_ns, "idle": stats.idle_ns}

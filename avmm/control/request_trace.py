@@ -226,11 +226,12 @@ class RequestTracer:
         return journey
 
     def _trap(self, device: str, port: int, writing: bool) -> None:
-        """An access was made to a device in the hypervisor."""
+        """An access was made that takes no packet: to a device in the hypervisor, or to a plain register of one outside."""
         journey = self._accessed(device, writing)
         if journey is not None:
             kind = IrpKind.PORT_WRITE if writing else IrpKind.PORT_READ
-            journey.hop(HYPERVISOR, f"{_KINDS[kind].format(port)} traps, answered inside")
+            way = "answered inside" if self._vm.partition.placement[device] == "hypervisor" else "plain register"
+            journey.hop(HYPERVISOR, f"{_KINDS[kind].format(port)} traps, {way}")
 
     def _irp(self, irp: Irp) -> None:
         name = irp.device.name

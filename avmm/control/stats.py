@@ -29,6 +29,8 @@ class Stats:
     """Accesses that a device model in the hypervisor handled."""
     outside: int
     """Accesses that went to the service OS as I/O request packets."""
+    plain: int
+    """Accesses to plain registers of devices outside, which take no packet."""
     direct: int
     """Accesses that went straight to a physical device: no exits, and in no other number here."""
     floating: int
@@ -63,7 +65,8 @@ class Stats:
         lines = [
             f"machine time {self.machine_ns / 1e9:.3f} s, {self.slices} slices, {self.resets} resets",
             f"exits: {exits or 'none'}",
-            f"handled inside {self.inside}, sent outside {self.outside}, floating {self.floating}, words through windows {self.windowed}",
+            f"handled inside {self.inside}, sent outside {self.outside}, plain registers {self.plain}, floating {self.floating}, "
+            f"words through windows {self.windowed}",
             f"interrupts injected {self.injected}, exceptions {self.exceptions}",
             f"host time: guest {self.guest_ns / 1e6:.1f} ms, inside {self.inside_ns / 1e6:.1f} ms, "
             f"outside {self.outside_ns / 1e6:.1f} ms, idle {self.idle_ns / 1e6:.1f} ms",
@@ -99,6 +102,7 @@ def collect(partition: Partition) -> Stats:
         inside=sum(t.reads + t.writes for t in every if t.inside and not t.direct),
         direct=direct_reads + direct_writes + direct_loads + direct_stores,
         outside=partition.irps,
+        plain=partition.ports.plain,
         floating=sum(t.reads + t.writes for t in floating),
         windowed=counters.get("window", 0),
         injected=partition.injected,

@@ -113,6 +113,14 @@ class Device:
         """Take OUT of ``value`` to ``port``; 0 <= value < 2**(8*size)."""
         return None
 
+    def plain(self, port: int, size: int, value: int | None = None) -> bool:
+        """Whether reading ``port`` now, or writing ``value`` to it, only looks at a register or sets one.
+
+        Nobody but later accesses of this device may be able to tell that a plain access was made: it moves no line, starts nothing and
+        takes effect with another access at the earliest. It is answered by :meth:`read` or :meth:`write`, with a number or None.
+        """
+        return False
+
     def read_memory(self, address: int, size: int) -> int | Awaitable[int]:
         """Answer a load of 1, 2, 4 or 8 bytes from guest-physical ``address`` in one of the memory ranges."""
         return (1 << (8 * size)) - 1

@@ -56,7 +56,7 @@ def _direct(past: Tally, tallies: list[Tally]) -> tuple[int, int]:
 
 
 def _listened(entry: PortEntry, heard: Callable[[int, bool], None]) -> PortEntry:
-    """Return an entry whose accesses are heard before they are made."""
+    """Return an entry whose accesses are heard: those to a device inside before they are made, those that took no packet afterwards."""
     read, write, width, tally = entry
 
     def heard_read(port: int, size: int) -> int | Awaitable[int]:
@@ -67,7 +67,19 @@ def _listened(entry: PortEntry, heard: Callable[[int, bool], None]) -> PortEntry
         heard(port, True)
         return write(port, size, value)
 
-    return heard_read, heard_write, width, tally
+    def plain_read(port: int, size: int) -> int | Awaitable[int]:
+        value = read(port, size)
+        if isinstance(value, int):
+            heard(port, False)
+        return value
+
+    def plain_write(port: int, size: int, value: int) -> Awaitable[None] | None:
+        waiting = write(port, size, value)
+        if waiting is None:
+            heard(port, True)
+        return waiting
+
+    return (heard_read, heard_write, width, tally) if tally.inside else (plain_read, plain_write, width, tally)
 
 
 class PortBus:
@@ -77,6 +89,8 @@ class PortBus:
         self._wait = wait
         self._ports: dict[int, PortEntry] = {}
         self.floating: dict[int, Tally] = {}
+        self.plain = 0
+        """Accesses to devices outside that took no packet."""
         self.past: dict[tuple[str, bool], Tally] = {}
         """What devices were asked where they are not any more, by name and whether inside."""
         self.past_direct = Tally("physical", True, direct=True)
@@ -174,8 +188,8 @@ class PortBus:
         return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
 
     def listen(self, device: str, heard: Callable[[int, bool], None]) -> Callable[[], None]:
-        """Let ``heard(port, writing)`` hear each access that traps to a device inside, until the function is called that is returned."""
-        before = {port: one for port, one in self._ports.items() if (one[3].device, one[3].inside, one[3].direct) == (device, True, False)}
+        """Let ``heard(port, writing)`` hear each access of a device that traps and takes no packet, until what is returned is called."""
+        before = {port: one for port, one in self._ports.items() if one[3].device == device and not one[3].direct}
         after = {port: _listened(entry, heard) for port, entry in before.items()}
         self._ports.update(after)
 

@@ -1,6 +1,9 @@
 """The devices of a machine and where they are connected to its buses: inside, called in the middle of an exit, or outside, through
 I/O request packets.
 
+Which of the two is decided for each access: a device outside may have plain registers (``Device.plain``), which it shares with the
+hypervisor. Those are looked at or set in the exit; whatever does more is a packet, and finds them as the guest left them.
+
 The invariant: a device that could not be connected everywhere it wants to answer is connected nowhere.
 """
 
@@ -110,9 +113,23 @@ class Plugboard:
         def send(kind: IrpKind, address: int, size: int, value: int = 0) -> Irp:
             return self._send(Irp(kind, device, address, size, value, partition=self._partition))
 
+        ports, plain = self.ports, device.plain
+
+        def read(port: int, size: int) -> int | Awaitable[int]:
+            if plain(port, size):
+                ports.plain += 1
+                return device.read(port, size)
+            return send(IrpKind.PORT_READ, port, size)
+
+        def write(port: int, size: int, value: int) -> Awaitable[Any] | None:
+            if plain(port, size, value):
+                ports.plain += 1
+                return device.write(port, size, value)
+            return send(IrpKind.PORT_WRITE, port, size, value)
+
         return (
-            lambda port, size: send(IrpKind.PORT_READ, port, size),
-            lambda port, size, value: send(IrpKind.PORT_WRITE, port, size, value),
+            read,
+            write,
             lambda address, size: send(IrpKind.MEMORY_READ, address, size),
             lambda address, size, value: send(IrpKind.MEMORY_WRITE, address, size, value),
         )

@@ -66,6 +66,7 @@ class PartitionState:
     """Why a reset has been asked for that is still to come."""
     resets: int
     irps: int
+    plain: int
     injected: int
     version: int = VERSION
 
@@ -90,6 +91,7 @@ def save(partition: Partition) -> PartitionState:
         reset=partition.wanted_reset,
         resets=partition.resets,
         irps=partition.irps,
+        plain=partition.ports.plain,
         injected=partition.injected,
     )
 
@@ -137,6 +139,7 @@ def restore(partition: Partition, state: PartitionState) -> None:
     _arm(partition, state.deadlines)
     partition.wanted_reset = state.reset
     partition.resets, partition.irps, partition.injected = state.resets, state.irps, state.injected
+    partition.ports.plain = state.plain
     partition.vcpu.restore(state.vcpu)
 
 

@@ -47,6 +47,7 @@ async def test_scrape(tmp_path: Path) -> None:
             assert found["avmm_exits_total", ("kind", kind), ("vm", "a")] == count
         assert found["avmm_accesses_total", ("vm", "a"), ("where", "inside")] == stats.inside
         assert found["avmm_accesses_total", ("vm", "a"), ("where", "outside")] == stats.outside
+        assert found["avmm_accesses_total", ("vm", "a"), ("where", "plain")] == stats.plain
         assert found["avmm_interrupts_injected_total", ("vm", "a")] == stats.injected > 0
         assert found["avmm_machine_seconds_total", ("vm", "a")] == stats.machine_ns / 1e9
         assert found["avmm_disk_requests_total", ("disk", "floppy0"), ("vm", "a")] > 0

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from avmm.cpu.script import ScriptCpu
 from avmm.devices.device import Device, MemoryRange, PortRange
 from avmm.hypervisor.bus import BusError
+from avmm.hypervisor.irp import Irp, IrpKind
 from avmm.hypervisor.partition import Partition, RunState
-from tests.hypervisor.rig import Machine
+from tests.hypervisor.rig import Machine, Toy
 from tests.turns import turns, until
 
 COUNT = "mov dx, 0x300\nagain: inc dword [0x3000]\nout dx, al\njmp again"
@@ -489,3 +490,64 @@ async def test_what_a_guest_writes_to_the_time_stamp_counter_is_kept_over_a_paus
     partition.msrs.restore(saved)
     assert partition.msrs.tsc_adjust == adjust
     await partition.stop()
+
+
+class Plain(Toy):
+    """A toy whose first register is plain as long as it holds less than 0x80."""
+
+    value = 0
+
+    def plain(self, port: int, size: int, value: int | None = None) -> bool:
+        return port == 0x300 and max(self.value, value or 0) < 0x80
+
+    def read(self, port: int, size: int) -> int:
+        self.log.append((port, None))
+        return self.value
+
+    def write(self, port: int, size: int, value: int) -> None:
+        self.log.append((port, value))
+        self.value = value if port == 0x300 else self.value * 2
+
+
+@pytest.mark.asyncio
+async def test_i2_i4_plain_registers_of_a_device_outside_take_no_packet_and_what_does_more_finds_them_as_they_were_left() -> None:
+    seen: list[int] = []
+
+    async def guest(cpu: ScriptCpu) -> None:
+        for port, value in ((0x300, 1), (0x300, 0x21), (0x301, 0), (0x300, None), (0x301, 0), (0x300, None), (0x300, 7), (0x300, None)):
+            if value is None:
+                seen.append(await cpu.inb(port))
+            else:
+                await cpu.outb(port, value)
+
+    machine = Machine(guest)
+    partition = machine.partition
+    partition.unplug(machine.toy)
+    toy = Plain(partition)
+    partition.plug(toy, inside=False)
+    heard: list[tuple[int, bool]] = []
+    partition.ports.listen("toy", lambda port, writing: heard.append((port, writing)))
+
+    def submit(irp: Irp) -> Irp:
+        machine.service.irps.append(irp)
+        if irp.kind is IrpKind.PORT_READ:
+            irp.complete(toy.read(irp.address, 1))
+        else:
+            toy.write(irp.address, 1, irp.value)
+            irp.complete()
+        return irp
+
+    machine.service.submit = submit  # type: ignore[method-assign]
+    await partition.power_on()
+    await until(lambda: len(seen) == 3)
+    assert [(irp.address, irp.kind, irp.value) for irp in machine.service.irps] == [
+        (0x301, IrpKind.PORT_WRITE, 0), (0x301, IrpKind.PORT_WRITE, 0), (0x300, IrpKind.PORT_READ, 0x84), (0x300, IrpKind.PORT_WRITE, 7),
+    ]  # fmt: skip
+    assert seen == [0x42, 0x84, 7]
+    assert toy.log == [(0x300, 1), (0x300, 0x21), (0x301, 0), (0x300, None), (0x301, 0), (0x300, None), (0x300, 7), (0x300, None)]
+    assert heard == [(0x300, True), (0x300, True), (0x300, False), (0x300, False)]
+    assert (partition.ports.plain, partition.irps) == (4, 4)
+    tallies = partition.ports.tallies()
+    assert (tallies[0x300].reads, tallies[0x300].writes, tallies[0x300].inside) == (3, 3, False), "every access is counted"
+    await partition.stop()
+    partition.close()

@@ -295,3 +295,21 @@ def test_moved_in_the_middle_of_an_operation(device: str, images: Path) -> None:
         assert asyncio.run(play(images, device, steps, moves)) == asyncio.run(play(images, device, steps, set()))
 
     same()
+
+
+READ_DMA: list[Step] = [
+    *BUS_MASTER, ("in", 0x1F7, 1), *outs((0x1F6, 0xA0)), ("in", 0x3F6, 1), ("in", 0x1F7, 1),
+    *outs((0x1F1, 0), (0x1F2, 3), (0x1F3, 5), (0x1F4, 0), (0x1F5, 0), (0x1F6, 0xE0)), ("in", 0x1F7, 1), ("in", 0xC000, 1),
+    *outs((0xC000, 8), (0x1F7, 0xC8)), ("in", 0x3F6, 1), ("in", 0xC000, 1), *outs((0xC000, 9)), ("time", 900_000), ("in", 0xC002, 1),
+    ("in", 0xC000, 1), *outs((0xC000, 8)), ("in", 0x3F6, 1), ("in", 0x1F7, 1), ("in", 0xC002, 1), *outs((0xC002, 4)), ("in", 0xC002, 1),
+    ("load", 0xA000, 4), ("load", 0xB000, 4),
+]  # fmt: skip
+"""What Linux does for one request, the most of it in plain registers."""
+
+
+@pytest.mark.parametrize("device", ["ata0", "bmide"])
+def test_moved_at_each_access_of_a_dma_request(device: str, images: Path) -> None:
+    still = asyncio.run(play(images, device, READ_DMA, set()))
+    assert still[-3:-1] == [5 * 128, 5 * 128 + 175]
+    for at in range(len(BUS_MASTER) - 1, len(READ_DMA) - 2):
+        assert asyncio.run(play(images, device, READ_DMA, {at})) == still, f"moved before step {at}, {READ_DMA[at]}"

@@ -238,6 +238,16 @@ class BusMaster(Device):
         self.base = base
         self.ports = () if base is None else (PortRange(base, 16, 4),)
 
+    def plain(self, port: int, size: int, value: int | None = None) -> bool:
+        """All but setting Start; nothing while bytes are moved."""
+        offset = port - (self.base or 0)
+        number, offset = offset >> 3, offset & 7
+        if number >= len(self.engines) or self.engines[number].status & ACTIVE:
+            return False
+        if value is None or (offset == 4 and size == 4):
+            return True
+        return size == 1 and (offset != 0 or not value & START)
+
     def read(self, port: int, size: int) -> int:
         offset = port - (self.base or 0)
         if size == 1:

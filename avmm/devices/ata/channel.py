@@ -86,6 +86,19 @@ class AtaChannel(Device):
 
     # -- registers
 
+    def plain(self, port: int, size: int, value: int | None = None) -> bool:
+        """The task file, as long as the same drive is selected, and a status that does not move the line.
+
+        Not while BSY is set: what a guest waits for is outside, and gets on as it asks.
+        """
+        if self.sequencer.phase is Phase.BUSY or self.sequencer.phase is Phase.RESET:
+            return False
+        if value is None:
+            drive = self.selected_drive
+            return drive is not None and (port == self._control_port or (port == self._status_port and not drive.task.intrq))
+        offset = port - self.base
+        return DATA < offset < DEVICE or (offset == DEVICE and value >> 4 & 1 == self.selected)
+
     def read(self, port: int, size: int) -> int:
         drive = self.selected_drive
         if port == self._status_port:
