@@ -149,8 +149,7 @@ async def reader(cpu: ScriptCpu, work: Work) -> None:
 
 def _exits(vm: Vm) -> int:
     """Accesses to the disk's ports that were exits. A scripted processor counts none itself: the bus does."""
-    tallies = [*vm.partition.ports.tallies().values(), *vm.partition.ports.past.values()]
-    return sum(tally.reads + tally.writes for tally in tallies if tally.device == "ata0" and not tally.direct)
+    return sum(tally.reads + tally.writes for tally in vm.partition.ports.every() if tally.device == "ata0" and not tally.direct)
 
 
 def _ranks(pauses_ns: list[int]) -> tuple[float, float, float]:

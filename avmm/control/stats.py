@@ -82,7 +82,7 @@ def collect(partition: Partition) -> Stats:
     """Return the counters of a partition now."""
     counters: dict[str, int] = getattr(partition.processor, "counters", dict)()
     ports, memory = partition.ports.tallies(), partition.address_space.tallies()
-    every = [*ports.values(), *memory.values(), *partition.ports.past.values(), *partition.address_space.past.values()]
+    every = [*partition.ports.every(), *partition.address_space.every()]
     floating = [*partition.ports.floating.values(), partition.address_space.floating]
     direct_reads, direct_writes = partition.ports.direct()
     direct_loads, direct_stores = partition.address_space.direct()

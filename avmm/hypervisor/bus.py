@@ -9,7 +9,7 @@ The invariant: two devices never answer one address; the second registration is 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from avmm.devices.device import Device, MemoryRange, PortRange
@@ -38,21 +38,23 @@ class Tally:
 
 PortEntry = tuple[Read, Write, int, Tally]
 """Who answers a port, up to which width, and what it was asked."""
+Route = dict[int, PortEntry]
+"""One of the ways in which a device's ports can be answered."""
 
 
 def _retire(past: dict[tuple[str, bool], Tally], direct: Tally, tally: Tally) -> None:
-    """Add the counts of an entry that goes to those of its device, or to those that were no exits."""
+    """Move the counts of an entry that goes to those of its device, or to those that were no exits."""
     kept = direct if tally.direct else past.get((tally.device, tally.inside))
     if kept is None:
         kept = past[tally.device, tally.inside] = Tally(tally.device, tally.inside)
     kept.reads += tally.reads
     kept.writes += tally.writes
+    tally.reads = tally.writes = 0
 
 
-def _direct(past: Tally, tallies: list[Tally]) -> tuple[int, int]:
+def _direct(tallies: list[Tally]) -> tuple[int, int]:
     """Return the reads and writes that were no exits."""
-    counted = [past, *(tally for tally in tallies if tally.direct)]
-    return sum(tally.reads for tally in counted), sum(tally.writes for tally in counted)
+    return sum(tally.reads for tally in tallies if tally.direct), sum(tally.writes for tally in tallies if tally.direct)
 
 
 def _listened(entry: PortEntry, heard: Callable[[int, bool], None]) -> PortEntry:
@@ -91,10 +93,11 @@ class PortBus:
         self.floating: dict[int, Tally] = {}
         self.plain = 0
         """Accesses to devices outside that took no packet."""
-        self.past: dict[tuple[str, bool], Tally] = {}
+        self._past: dict[tuple[str, bool], Tally] = {}
         """What devices were asked where they are not any more, by name and whether inside."""
-        self.past_direct = Tally("physical", True, direct=True)
-        """What physical devices were asked that are not reached directly any more."""
+        self._past_direct = Tally("physical", True, direct=True)
+        """What physical devices were asked where they are not any more."""
+        self._routes: list[Route] = []
 
     def attach(
         self, device: Device, ranges: tuple[PortRange, ...], read: Read, write: Write, *, inside: bool = True, direct: bool = False
@@ -122,22 +125,28 @@ class PortBus:
                 entry = self._ports.get(port)
                 if entry is not None and (owner is None or entry[3].device == owner.name):
                     del self._ports[port]
-                    _retire(self.past, self.past_direct, entry[3])
+                    _retire(self._past, self._past_direct, entry[3])
 
-    def redirect(self, device: Device, ranges: tuple[PortRange, ...], read: Read, write: Write, *, direct: bool) -> None:
-        """Let ``read`` and ``write`` answer the ports of these that a device has, from now on with or without exits."""
-        ports, name = self._ports, device.name
-        for span in ranges:
-            for port in range(span.first, span.first + span.count):
-                entry = ports.get(port)
-                if entry is None or entry[3].device != name:
-                    continue
-                tally = entry[3]
-                if tally.reads or tally.writes:
-                    _retire(self.past, self.past_direct, tally)
-                    tally = Tally(name, True)
-                tally.direct = direct
-                ports[port] = (read, write, span.width, tally)
+    def add_route(self, ways: Iterable[tuple[Device, tuple[PortRange, ...], Read, Write]], *, direct: bool) -> Route:
+        """Make a way in which those ports can be answered that the devices have, with or without exits, for :meth:`take`."""
+        route: Route = {}
+        for device, ranges, read, write in ways:
+            for span in ranges:
+                for port in range(span.first, span.first + span.count):
+                    if self.owner(port) == device.name:
+                        route[port] = (read, write, span.width, Tally(device.name, True, direct=direct))
+        self._routes.append(route)
+        return route
+
+    def drop_route(self, route: Route) -> None:
+        """Forget a way that will not be taken any more."""
+        self._routes = [one for one in self._routes if one is not route]
+        for _, _, _, tally in route.values():
+            _retire(self._past, self._past_direct, tally)
+
+    def take(self, route: Route) -> None:
+        """Let the ports of a route be answered that way from now on. It counts on from where it was left."""
+        self._ports.update(route)
 
     def read(self, port: int, size: int) -> int:
         """Answer IN: any port, any size."""
@@ -210,7 +219,13 @@ class PortBus:
 
     def direct(self) -> tuple[int, int]:
         """Return how often the guest read and wrote physical devices without an exit."""
-        return _direct(self.past_direct, [entry[3] for entry in self._ports.values()])
+        return _direct(self.every())
+
+    def every(self) -> list[Tally]:
+        """Return all that was counted, at whatever is answered now and whatever was before."""
+        here = [entry[3] for entry in self._ports.values()]
+        left = [entry[3] for route in self._routes for port, entry in route.items() if self.entry(port) is not entry[3]]
+        return [*here, *left, *self._past.values(), self._past_direct]
 
     def tallies(self) -> dict[int, Tally]:
         """Return what each port of a device was asked."""
@@ -258,8 +273,8 @@ class MemoryBus:
         self._firsts: list[int] = []
         self._spans: list[tuple[int, Read, Write, Tally]] = []
         self.floating = Tally("nobody", True)
-        self.past: dict[tuple[str, bool], Tally] = {}
-        self.past_direct = Tally("physical", True, direct=True)
+        self._past: dict[tuple[str, bool], Tally] = {}
+        self._past_direct = Tally("physical", True, direct=True)
 
     def attach(
         self, device: Device, ranges: tuple[MemoryRange, ...], read: Read, write: Write, *, inside: bool = True, direct: bool = False
@@ -285,7 +300,7 @@ class MemoryBus:
         for span in ranges:
             if span.first in self._firsts:
                 at = self._firsts.index(span.first)
-                _retire(self.past, self.past_direct, self._spans[at][3])
+                _retire(self._past, self._past_direct, self._spans[at][3])
                 del self._firsts[at], self._spans[at]
 
     def read(self, address: int, size: int) -> int:
@@ -317,4 +332,8 @@ class MemoryBus:
 
     def direct(self) -> tuple[int, int]:
         """Return how often the guest read and wrote physical devices without an exit."""
-        return _direct(self.past_direct, [span[3] for span in self._spans])
+        return _direct(self.every())
+
+    def every(self) -> list[Tally]:
+        """Return all that was counted, at whatever is answered now and whatever was before."""
+        return [*(span[3] for span in self._spans), *self._past.values(), self._past_direct]

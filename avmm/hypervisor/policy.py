@@ -116,7 +116,7 @@ def accesses(partition: Partition) -> dict[str, int]:
     """Return how often each device has been touched so far, by name."""
     counts: dict[str, int] = {}
     for bus in (partition.ports, partition.address_space):
-        for tally in (*bus.tallies().values(), *bus.past.values()):
+        for tally in bus.every():
             counts[tally.device] = counts.get(tally.device, 0) + tally.reads + tally.writes
     return counts
 

@@ -109,8 +109,14 @@ class Front(Device, Generic[L]):
     @property
     def handlers(self) -> tuple[Callable[[int, int], Any], Callable[[int, int, int], Any], bool]:
         """Who answers the guest: read, write, and whether no hypervisor is involved."""
-        if self.way is Way.DIRECT or self.way is Way.VIRTUALIZED:
-            return (*self.target.handlers, self.way is Way.DIRECT)
+        return self.handlers_of(self.way)
+
+    def handlers_of(self, way: Way) -> tuple[Callable[[int, int], Any], Callable[[int, int, int], Any], bool]:
+        """Who answers it when its accesses go that way."""
+        if way is Way.DIRECT:
+            return (*self.physical.handlers, True)
+        if way is Way.VIRTUALIZED:
+            return (*self.emulated.handlers, False)
         return self.access, self.put, False
 
     def observe(self) -> None:

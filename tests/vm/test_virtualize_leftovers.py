@@ -87,7 +87,7 @@ class Meter(Device):
         guest = {name: count for name, count in processor.counters().items() if name not in HOST_TIME}
         guest["units"] = processor.executed()
         buses = (partition.ports, partition.address_space)
-        tallies = [tally for bus in buses for tally in (*bus.tallies().values(), *bus.past.values())]
+        tallies = [tally for bus in buses for tally in bus.every()]
         exits = sum(tally.reads + tally.writes for tally in tallies if tally.device in GUESTS and not tally.direct)
         if self._before is not None:
             before, exits_before, calls = self._before

@@ -5,18 +5,22 @@ The two channels' engines share the bus master's ports, so the ports of a channe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from avmm.control.config import ConfigError
 from avmm.control.physical.answer import Answer
 from avmm.control.physical.device import PhysicalDevice
 from avmm.devices.ata.busmaster import BusMaster
 from avmm.devices.ata.channel import AtaChannel
 from avmm.devices.ata.drive import AtaDisk, Drive
-from avmm.devices.device import PortRange
+from avmm.devices.device import Device, PortRange
 from avmm.devices.line import InterruptLine
+from avmm.hypervisor.bus import Read, Write
 from avmm.hypervisor.partition import Partition
 from avmm.interpose.ata.driver import AtaDriver, DriverDisk
 from avmm.interpose.ata.front import AtaFront, EmulatedCable, EmulatedChannel
 from avmm.interpose.ata.handover import AtaHandover
+from avmm.interpose.front import Way
 from avmm.interpose.interposers.share import SharedDisk
 from avmm.interpose.interposers.stack import Interposed, Interposer
 from avmm.platform.ata import AtaLink
@@ -97,16 +101,19 @@ class PhysicalChannel(PhysicalDevice):
         self._bus_master = bus_master
         self.plug()
 
-    def route(self) -> None:
-        """Let the ports of the channel and of its bus master be answered by who has them now."""
-        super().route()
-        front, bus_master, ports = self.front, self._bus_master, self.partition.ports
-        if bus_master is None:
-            return
-        bus_master.engines[self.number] = front.engine  # type: ignore[assignment]  # as far as a bus master goes
-        if bus_master.base is not None and bus_master.name in self.partition.devices:
+    def routes(self, way: Way) -> Iterator[tuple[Device, tuple[PortRange, ...], Read, Write]]:
+        """The ports of the channel, and those of its bus master."""
+        yield from super().routes(way)
+        bus_master = self._bus_master
+        if bus_master is not None and bus_master.base is not None and bus_master.name in self.partition.devices:
             span = (PortRange(bus_master.base + 8 * self.number, 8, 4),)
-            ports.redirect(bus_master, span, bus_master.read, bus_master.write, direct=front.handlers[2])
+            yield bus_master, span, bus_master.read, bus_master.write
+
+    def route(self) -> None:
+        """Let the ports be answered, and the bus master be, by who has them now."""
+        super().route()
+        if self._bus_master is not None:
+            self._bus_master.engines[self.number] = self.front.engine  # type: ignore[assignment]  # as far as a bus master goes
 
 
 class Ordinary(Cable):

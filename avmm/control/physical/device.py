@@ -5,8 +5,11 @@ The invariant: the buses lead where the front says; nobody else routes its ports
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from avmm.devices.device import Device, PortRange
+from avmm.hypervisor.bus import Read, Route, Write
 from avmm.hypervisor.partition import Partition
 from avmm.interpose.front import Front, Way
 from avmm.interpose.handover import Handover
@@ -21,6 +24,7 @@ class PhysicalDevice:
         self.front = front
         self.handover = handover
         self.switch: Switch | None = None
+        self._routes: dict[Way, Route] = {}
 
     @property
     def name(self) -> str:
@@ -41,14 +45,27 @@ class PhysicalDevice:
         """Be on the buses from now on."""
         self.partition.plug(self.front)
         self.front.on_route = self.route
+        self.refresh()
+
+    def routes(self, way: Way) -> Iterator[tuple[Device, tuple[PortRange, ...], Read, Write]]:
+        """Say which ports of which devices are the device's, and what answers them that way."""
+        read, write, _ = self.front.handlers_of(way)
+        yield self.front, self.front.ports, read, write
+
+    def refresh(self) -> None:
+        """Look again where the device's ports are, and prepare each way to them: a switch only takes it."""
+        ports, old = self.partition.ports, self._routes
+        self._routes = {way: ports.add_route(self.routes(way), direct=way is Way.DIRECT) for way in Way}
         self.route()
+        for route in old.values():
+            ports.drop_route(route)
 
     def route(self) -> None:
         """Let the device's addresses be answered by who has it now."""
-        front, ports, memory = self.front, self.partition.ports, self.partition.address_space
-        read, write, direct = front.handlers
-        ports.redirect(front, front.ports, read, write, direct=direct)
+        front, memory = self.front, self.partition.address_space
+        self.partition.ports.take(self._routes[front.way])
         if front.memory:
+            read, write, direct = front.handlers
             memory.detach(front.memory)
             memory.attach(front, front.memory, read, write, direct=direct)
 

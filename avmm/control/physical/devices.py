@@ -41,7 +41,7 @@ class PhysicalDevices:
     def refresh(self) -> None:
         """The bus master's ports have moved."""
         for device in self.devices.values():
-            device.route()
+            device.refresh()
 
     def find(self, device: str) -> PhysicalDevice:
         """Return a device. VirtualizeError when there is none of that name."""
