@@ -152,10 +152,11 @@ class Front(Device, Generic[L]):
         self.on_route()
 
     def _replay(self) -> None:
-        log, self._log = self._log, []
-        for entry in log:
-            entry()
-        self._waiting.clear()
+        if self._log:
+            log, self._log = self._log, []
+            for entry in log:
+                entry()
+            self._waiting.clear()
 
     # -- accesses during a switch
 

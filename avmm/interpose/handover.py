@@ -104,7 +104,10 @@ class Handover(Protocol):
         """Whether virtualizing may be begun now, as far as can be told by looking."""
 
     def may_give(self, *, middle: bool) -> bool:
-        """Whether devirtualizing may: the driver's own I/O has ended, and the physical device can be had in the state shown."""
+        """Whether devirtualizing may: the driver's own I/O has ended, and the physical device can be had in the state shown.
+
+        If so, :meth:`place` and :meth:`give` may follow at once, before anything else happens to the device.
+        """
 
     def place(self, *, virtualized: bool) -> Place:
         """Where the guest is."""

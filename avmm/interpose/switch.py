@@ -171,19 +171,26 @@ class Switch:
         _collector.begin_pause()
         self._held_at, self._held_host = self._clock.now(), time.monotonic_ns()
         front.hold()
-        self._bound = self._held_at + self.plan.bound
-        self._clock.set_horizon(self._bound)  # the host may run others for longer than that
-        self._limit.arm(self._bound)
         if self.plan.virtualize:
             self.driver.attach()
-            self._strand = Strand(self.handover.take(self._commit), self._taken)
+            strand = Strand(self.handover.take(self._commit), self._taken)
         else:
-            self._strand = Strand(self.handover.give(), self._given)
+            strand = Strand(self.handover.give(), self._given)
+        if not strand.ended:
+            self._strand = strand
+            self._limit.arm(self._held_at + self.plan.bound)
+            self._keep_bound()
 
     def _let_go(self) -> None:
         """End the pause that :meth:`_hold` began."""
         self._lift_bound()
         _collector.end_pause()
+
+    def _keep_bound(self) -> None:
+        """Let machine time stand still at the bound: the host may run others for longer than that."""
+        if self._bound is None:
+            self._bound = self._held_at + self.plan.bound
+            self._clock.set_horizon(self._bound)
 
     def _lift_bound(self) -> None:
         """Let machine time go on."""
@@ -191,13 +198,20 @@ class Switch:
             self._clock.lift_horizon(self._bound)
             self._bound = None
 
-    @property
+    def _now(self) -> int:
+        """Machine time. It is looked whether it has to stand still when somebody asks; most switches are done before it matters."""
+        now = self._clock.now()
+        if self.step is Step.HOLDING and not self._late and now > self._held_at + self.plan.bound:
+            self._keep_bound()
+            now = self._clock.now()
+        return now
+
     def _overdue(self) -> bool:
         """Whether the bound has passed, and the timer not yet: in virtual time it waits for the end of a block of code."""
-        return self._clock.now() > self._held_at + self.plan.bound
+        return self._now() > self._held_at + self.plan.bound
 
     def _commit(self) -> None:
-        if self._overdue and not self.plan.defer:
+        if self._overdue() and not self.plan.defer:
             raise _PastTheBound
         self._committed = True
 
@@ -220,7 +234,7 @@ class Switch:
             return
         if isinstance(result, BaseException):
             self._failed(result)
-        elif self._overdue and not self.plan.defer:
+        elif self._overdue() and not self.plan.defer:
             self._failed(_PastTheBound())
         else:
             self.driver.detach()
@@ -307,11 +321,11 @@ class Switch:
 
     def _finish(self, outcome: Outcome, reason: str = "", modes: object = None) -> None:
         held = self.step is Step.HOLDING
-        now, pause, waited = self._clock.now(), 0, 0
+        pause = time.monotonic_ns() - self._held_host if held else 0
+        now, waited = self._now(), 0
         if held:
-            pause = time.monotonic_ns() - self._held_host
             waited = self._strand.waited_ns if self._strand is not None else 0
-            if outcome is Outcome.DONE and (self._late or self._overdue):
+            if outcome is Outcome.DONE and (self._late or now > self._held_at + self.plan.bound):
                 outcome = Outcome.DEFERRED
                 reason = f"past the bound: {(now - self._held_at) / 1e6:.1f} ms, the device waited for {waited / 1e6:.1f} ms of it"
             self._let_go()

@@ -192,7 +192,6 @@ class AtaChannel(Device):
         self.irq.set(False)
         drive.task.error = 0
         drive.task.status = READY
-        self.sequencer.transfer = Transfer()
         if isinstance(drive, AtaDisk):
             commands.execute(self.sequencer, drive, code)
         elif isinstance(drive, AtapiCdrom):
@@ -259,15 +258,17 @@ class AtaChannel(Device):
         )
 
     def restore(self, state: State) -> None:
-        if state.version != 1 or [d is None for d in state.drives] != [d is None for d in self.drives]:
-            raise ValueError(f"{self.name}: the saved channel has other drives or version {state.version} is not known")
+        for live, saved in zip(self.drives, state.drives, strict=True):
+            if state.version != 1 or (live is None) is not (saved is None):
+                raise ValueError(f"{self.name}: the saved channel has other drives or version {state.version} is not known")
         for live, saved in zip(self.drives, state.drives, strict=True):
             if live is not None and saved is not None:
                 live.restore(saved)
         s, sequencer = state, self.sequencer
         sequencer.abandon()
         sequencer.active, sequencer.phase = s.active, s.phase
-        sequencer.transfer = Transfer(s.flow, s.address, s.lba, s.remaining, s.block, bytearray(s.buffer), s.start, s.end, s.pad)
+        if s.phase is not Phase.IDLE:
+            sequencer.transfer = Transfer(s.flow, s.address, s.lba, s.remaining, s.block, bytearray(s.buffer), s.start, s.end, s.pad)
         self.control, self.selected, self.selected_drive = s.control, s.selected, self.drives[s.selected]
         drive, shown = self.drives[s.active], self.selected_drive
         self.irq.set(shown is not None and shown.task.intrq and not self.control & NIEN)

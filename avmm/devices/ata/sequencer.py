@@ -5,8 +5,8 @@ the board, opens windows on the data port and moves DMA data through the bus mas
 registers, the commands (``commands``, ``packet``) start and end it.
 
 The invariant: ``phase`` says alone what may happen next. BSY or DRQ is set in the active drive's status in every phase
-but IDLE; a request is with the medium exactly in BUSY (``pending``), a data window open exactly in DATA_IN, DATA_OUT
-and PACKET. A completion of an earlier generation (before a reset) is dropped.
+but IDLE, in which there is no transfer; a request is with the medium exactly in BUSY (``pending``), a data window open
+exactly in DATA_IN, DATA_OUT and PACKET. A completion of an earlier generation (before a reset) is dropped.
 """
 
 from __future__ import annotations

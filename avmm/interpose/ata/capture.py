@@ -75,27 +75,29 @@ async def capture(driver: AtaDriver, mirror: AtaSequence, numbers: tuple[int, ..
     engine = _engine(driver)
     device, raw = driver.get(DEVICE), driver.address()
     nien = None if mirror.control is None else mirror.control & NIEN
+    asleep = False
     seen: dict[int, _Seen] = {}
     for n in numbers:
         seen[n] = drive = _look(driver, device, n)
-        if drive.pending:
-            nien = 0
-    asleep = False
-    if not transferring:
-        for n, drive in seen.items():
-            interrupted = await _knock(driver, n, drive)
+        if not transferring:
+            interrupted = await _knock(driver, drive)
             asleep |= drive.asleep
             if nien is None and not drive.asleep:
                 nien = 0 if interrupted else NIEN
+        if drive.pending:
+            nien = 0
     nien = nien or 0
     for n, drive in seen.items():
         driver.select(n)
         driver.control(HOB | nien)
         drive.previous = driver.address()
-    driver.control(0)
+    if nien:
+        driver.control(0)
     if transferring or asleep:
         driver.soft_reset()
-    identities = {n: await driver.identify(n, drive.power) for n, drive in seen.items()}
+    identities: dict[int, Identity] = {}
+    for n, drive in seen.items():
+        identities[n] = await driver.identify(n, drive.power)
     selected = device >> 4 & 1
     shown = seen[selected if selected in seen else numbers[0]]
     hob = HOB if raw == shown.previous and raw != shown.registers else 0
@@ -126,16 +128,15 @@ def _engine(driver: AtaDriver) -> EngineState:
 
 def _look(driver: AtaDriver, device: int, n: int) -> _Seen:
     """Read what one drive shows; selecting it makes the registers show their latest values."""
-    driver.put(DEVICE, device & ~DEV | n << 4)
+    driver.device(device & ~DEV | n << 4)
     return _Seen(driver.alternate(), driver.get(FEATURES), driver.address(), driver.link.irq.level)
 
 
-async def _knock(driver: AtaDriver, n: int, drive: _Seen) -> bool:
-    """Ask a drive for its power mode, and return whether it interrupted.
+async def _knock(driver: AtaDriver, drive: _Seen) -> bool:
+    """Ask the drive that is selected for its power mode, and return whether it interrupted.
 
     A drive that sleeps does nothing, and the sector count stays. If that is what the answer would be, NOP tells: it is aborted.
     """
-    driver.select(n)
     driver.acknowledge()
     driver.command(Command.CHECK_POWER_MODE)
     await driver.settled()
@@ -144,9 +145,8 @@ async def _knock(driver: AtaDriver, n: int, drive: _Seen) -> bool:
     drive.power = driver.get(COUNT)
     if drive.power == drive.registers[0]:
         driver.command(Command.NOP)
-        if not await driver.settled() & ERR:
+        if not await driver.ended() & ERR:
             drive.power, drive.asleep = None, True
-        driver.acknowledge()
     return interrupted
 
 
@@ -179,8 +179,7 @@ async def _data_in(driver: AtaDriver, mirror: AtaSequence, issue: Issue, idle: S
         if issue.code == Command.IDENTIFY:
             driver.select(issue.drive)
             driver.command(Command.IDENTIFY)
-            await driver.settled()
-            driver.acknowledge()
+            await driver.ended()
             data = driver.link.read_words(SECTOR)
         else:
             data = await driver.read(issue.drive, lba + start // SECTOR, size // SECTOR)

@@ -20,7 +20,6 @@ from avmm.devices.ata.drive import DiskModes, TransferModes
 from avmm.devices.ata.registers import (
     ABRT,
     BSY,
-    COMMAND,
     COUNT,
     DEVICE,
     DF,
@@ -78,6 +77,8 @@ class AtaDriver:
     def __init__(self, link: AtaLink) -> None:
         self.link = link
         self._in, self._out = link.handlers  # no register but the data port has a window
+        self._device = -1
+        """What the device register was written with last, -1 when that is not known."""
         self.clock = link.cable.clock
         self.multiple = [0, 0]
         """Sectors per DRQ block of each drive, 0 when READ MULTIPLE is off."""
@@ -100,6 +101,7 @@ class AtaDriver:
 
     def attach(self) -> None:
         """Take the interrupt line."""
+        self._device = -1
         self.expected = True  # it may be up already
         self.link.irq.connect(self._interrupt)
         self.expected = False
@@ -117,10 +119,10 @@ class AtaDriver:
         return not self._held
 
     def _interrupt(self, level: bool) -> None:
-        if level and self._wake is None and not self.expected:
-            self.spurious += 1
-        if level:
+        if level and self._wake is not None:
             self._poll()
+        elif level and not self.expected:
+            self.spurious += 1
 
     def _poll(self) -> None:
         wake, self._wake = self._wake, None
@@ -158,25 +160,39 @@ class AtaDriver:
     def control(self, value: int) -> None:
         """Write device control."""
         self._out(self.link.control, 1, value)
+        if value & SRST:
+            self._device = -1
 
     def put(self, offset: int, value: int) -> None:
-        """Write a command block register, not the data port."""
+        """Write a command block register, neither the data port nor the device register."""
         self._out(self.link.data + offset, 1, value)
 
     def get(self, offset: int) -> int:
         """Read a command block register, not the data port."""
         return self._in(self.link.data + offset, 1)
 
+    def device(self, value: int) -> None:
+        """Write the device register."""
+        self._device = value
+        self._out(self.link.data + DEVICE, 1, value)
+
+    def select(self, drive: int) -> None:
+        """Address ``drive``, by LBA."""
+        value = 0xE0 | drive << 4
+        if value != self._device:
+            self.device(value)
+
     def address(self) -> bytes:
         """Read sector count and address."""
-        get = self.get
-        return bytes((get(COUNT), get(LBA_LOW), get(LBA_MID), get(LBA_HIGH)))
+        read, data = self._in, self.link.data
+        return bytes((read(data + COUNT, 1), read(data + LBA_LOW, 1), read(data + LBA_MID, 1), read(data + LBA_HIGH, 1)))
 
     async def settled(self, limit: int = PATIENCE) -> int:
         """Wait until the device is not busy and return its status; DeviceHangs after ``limit`` ns."""
-        begin, pause = self.clock.now(), POLL_FIRST
+        begin, pause = 0, POLL_FIRST
         while (status := self.alternate()) & BSY:
             now = self.clock.now()
+            begin = begin or now
             if now - begin >= limit:
                 raise DeviceHangs(f"{self.link.channel.name} was busy for {(now - begin) / 1e6:g} ms")
             until = min(now + pause, begin + limit)
@@ -189,26 +205,32 @@ class AtaDriver:
             await Suspend(begin_to_wait)
         return status
 
-    def select(self, drive: int) -> None:
-        """Address ``drive``."""
-        self.put(DEVICE, 0xE0 | drive << 4)
+    async def ended(self) -> int:
+        """Wait until the device is not busy and return its status, acknowledged."""
+        status = self.acknowledge()
+        if status & BSY:
+            await self.settled()
+            status = self.acknowledge()
+        return status
 
     def command(self, code: int) -> None:
         """Issue a command with the registers as they are."""
         self.commands += 1
         self.expected = True
-        self.put(COMMAND, code)
+        self._out(self.link.status, 1, code)
+        if code == Command.EXECUTE_DIAGNOSTIC:
+            self._device = -1
 
     async def simple(self, code: int, drive: int, *, count: int = 0, features: int | None = None, device: int = 0) -> int:
         """Issue a command without data and return its status, acknowledged."""
-        self.put(DEVICE, 0xE0 | drive << 4 | device)
+        self.device(0xE0 | drive << 4 | device)
         self.put(COUNT, count)
         if features is not None:
             self.put(FEATURES, features)
         self.command(code)
-        await self.settled()
+        status = await self.ended()
         self.expected = False
-        return self.acknowledge()
+        return status
 
     def soft_reset(self) -> None:
         """SRST, and no interrupt enabled before the end of it."""
@@ -223,9 +245,8 @@ class AtaDriver:
             power = await self.power(drive)
         self.select(drive)
         self.command(Command.IDENTIFY)
-        status = await self.settled()
+        status = await self.ended()
         self.expected = False
-        self.acknowledge()
         if not status & DRQ:
             raise DeviceHangs(f"{self.link.channel.name}: drive {drive} does not identify itself (status {status:02x}h)")
         identity = parse_identify(self.link.read_words(SECTOR), power)
@@ -245,6 +266,7 @@ class AtaDriver:
     def bus_reset(self) -> None:
         """RESET#."""
         self._modes.clear()
+        self._device = -1
         self.link.channel.reset()
 
     async def set_features(self, drive: int, count: int) -> tuple[int, DiskModes]:
@@ -301,8 +323,7 @@ class AtaDriver:
             for at in range(0, len(data), block):
                 await self._ready(lba + at // SECTOR)
                 self.link.write_words(data[at : at + block])
-            await self.settled()
-            self._check(self.acknowledge(), lba)
+            self._check(await self.ended(), lba)
         except DeviceHangs as hang:
             raise self._hung(hang, lba) from hang
         finally:
@@ -323,8 +344,7 @@ class AtaDriver:
 
     async def _ready(self, lba: int) -> None:
         """Wait for the next DRQ block."""
-        await self.settled()
-        status = self.acknowledge()
+        status = await self.ended()
         self._check(status, lba)
         if not status & DRQ:
             raise DeviceHangs(f"{self.link.channel.name} ended a transfer early, at sector {lba} (status {status:02x}h)")

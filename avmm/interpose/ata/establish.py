@@ -40,6 +40,7 @@ from avmm.interpose.ata.driver import AtaDriver
 from avmm.interpose.handover import DeviceHangs
 
 SET_MODE, CACHE_ON, CACHE_OFF, AHEAD_ON, AHEAD_OFF, REVERT, KEEP = 0x03, 0x02, 0x82, 0xAA, 0x55, 0xCC, 0x66
+MOVING = (Phase.DATA_IN, Phase.DATA_OUT, Phase.DMA_IN, Phase.DMA_OUT)
 POWER_COMMANDS = {0x00: Command.STANDBY_IMMEDIATE, 0x80: Command.IDLE_IMMEDIATE}
 _CODES = {
     (Phase.DATA_IN, False, False): Command.READ_SECTORS,
@@ -76,20 +77,22 @@ async def establish(driver: AtaDriver, state: State, engine: EngineState, code: 
     """
     link = driver.link
     wanted = {n: drive for n, drive in enumerate(state.drives) if drive is not None}
+    diagnosed, moving = False, state.phase in MOVING
     await driver.settled()
     for n, drive in wanted.items():
         assert isinstance(drive.modes, DiskModes)
         await _set_modes(driver, n, drive.modes, features)
+        diagnosed |= drive.error == DIAGNOSTIC_PASSED and not drive.status & ERR
     nien = state.control & NIEN
     driver.control(nien)
-    if any(drive.error == DIAGNOSTIC_PASSED and not drive.status & ERR for drive in wanted.values()):
+    if diagnosed:
         driver.control(SRST | nien)
         driver.control(nien)
-    order = sorted(wanted, key=lambda n: n == state.active)
-    for n in order:
-        await _end_like(driver, n, wanted[n])
-    shown = wanted.get(state.selected, wanted[order[-1]])
-    if state.phase in (Phase.DATA_IN, Phase.DATA_OUT, Phase.DMA_IN, Phase.DMA_OUT):
+    for n in (1 - state.active, state.active):
+        if n in wanted and not (moving and n == state.active):
+            await _end_like(driver, n, wanted[n])
+    shown = wanted.get(state.selected) or wanted.get(state.active) or wanted[1 - state.active]
+    if moving:
         await _place(driver, state, code)
         shown = wanted[state.active]
     _put_registers(driver, shown, features)
@@ -153,14 +156,16 @@ async def _end_like(driver: AtaDriver, n: int, wanted: DriveState) -> None:
     assert isinstance(wanted.modes, DiskModes)
     if wanted.modes.asleep or (wanted.error == DIAGNOSTIC_PASSED and not failed and not wanted.intrq):
         return
-    driver.put(DEVICE, 0xE0 | n << 4)
+    driver.select(n)
+    if not wanted.intrq and driver.acknowledge() == wanted.status and driver.get(FEATURES) == wanted.error:
+        return  # as the driver's own last command ended
     if wanted.error == DIAGNOSTIC_PASSED and not failed:
         driver.command(Command.EXECUTE_DIAGNOSTIC)
     else:
         driver.command(Command.NOP if failed else Command.CHECK_POWER_MODE)
     await driver.settled()
     if not wanted.intrq:
-        driver.put(DEVICE, 0xE0 | n << 4)
+        driver.select(n)
         driver.acknowledge()
 
 
@@ -168,7 +173,7 @@ def _put_registers(driver: AtaDriver, drive: DriveState, features: bool) -> None
     for offset in (FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH)[not features :]:
         driver.put(offset, drive.previous[offset])
         driver.put(offset, drive.registers[offset])
-    driver.put(DEVICE, drive.registers[DEVICE])
+    driver.device(drive.registers[DEVICE])
 
 
 async def _place(driver: AtaDriver, state: State, code: int) -> None:
@@ -178,7 +183,7 @@ async def _place(driver: AtaDriver, state: State, code: int) -> None:
     assert isinstance(drive.modes, DiskModes)
     begun = state.start if state.phase is Phase.DATA_IN else 0
     if code == Command.IDENTIFY and state.phase is Phase.DATA_IN:
-        driver.put(DEVICE, 0xE0 | state.active << 4)
+        driver.select(state.active)
     else:
         count = (len(state.buffer) - begun) // SECTOR + state.remaining
         _put_address(driver, state, drive.modes, state.lba + begun // SECTOR, count)
@@ -207,7 +212,7 @@ async def _place(driver: AtaDriver, state: State, code: int) -> None:
 def _put_address(driver: AtaDriver, state: State, modes: DiskModes, lba: int, count: int) -> None:
     number = state.active * DEV
     if state.address is Address.LBA48:
-        driver.put(DEVICE, 0xE0 | number)
+        driver.device(0xE0 | number)
         for high, shift in ((count >> 8, 24), (count, 0)):
             driver.put(COUNT, high & 0xFF)
             for offset in (LBA_LOW, LBA_MID, LBA_HIGH):
@@ -219,7 +224,7 @@ def _put_address(driver: AtaDriver, state: State, modes: DiskModes, lba: int, co
         track, sector = divmod(lba, modes.sectors)
         middle, head = divmod(track, modes.heads)
         device, low = head, sector + 1
-    driver.put(DEVICE, 0xA0 | number | device)
+    driver.device(0xA0 | number | device)
     driver.put(COUNT, count & 0xFF)
     driver.put(LBA_LOW, low)
     driver.put(LBA_MID, middle & 0xFF)

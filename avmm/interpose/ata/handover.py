@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from avmm.devices.ata.busmaster import START
+from avmm.devices.ata.busmaster import START, EngineState
 from avmm.devices.ata.channel import State
 from avmm.devices.ata.drive import DiskModes
 from avmm.devices.ata.registers import BSY, DRQ, NIEN, Phase
@@ -45,14 +45,13 @@ class AtaHandover:
     def __init__(self, front: AtaFront, driver: AtaDriver) -> None:
         self.front = front
         self.driver = driver
-        self.numbers = tuple(n for n, drive in enumerate(front.physical.channel.drives) if drive is not None)
-
-    @property
-    def channel(self) -> EmulatedChannel:
-        """The emulated one."""
-        channel = self.front.emulated.channel
+        channel = front.emulated.channel
         assert isinstance(channel, EmulatedChannel)
-        return channel
+        self.channel = channel
+        """The emulated one."""
+        self._shown: tuple[State, EngineState] | None = None
+        """What the emulated device showed when :meth:`may_give` looked."""
+        self.numbers = tuple(n for n, drive in enumerate(front.physical.channel.drives) if drive is not None)
 
     def may_take(self, *, middle: bool) -> bool:
         """Whether virtualizing may be begun now."""
@@ -65,14 +64,16 @@ class AtaHandover:
             return False
         if not middle and (not self.front.mirror.over or engine.command & START):
             return False
-        return not obstacle(self.channel.save(), engine.save())
+        self._shown = state, moving = self.channel.save(), engine.save()
+        return not obstacle(state, moving)
 
     def place(self, *, virtualized: bool) -> Place:
         """Where the guest is. The emulated device can be asked; the state machine may not have seen the command's beginning."""
         mirror = self.front.mirror
         if not virtualized:
             return Place(mirror.stage.value, mirror.word)
-        state = self.channel.save()
+        assert self._shown is not None
+        state, _ = self._shown
         stage = STAGES.get(state.phase, mirror.stage)
         return Place(stage.value, (state.start + state.position) // 2 if stage in (Stage.DATA_IN, Stage.DATA_OUT) else 0)
 
@@ -93,8 +94,10 @@ class AtaHandover:
 
     async def give(self) -> AtaModes:
         """Bring the physical channel into the emulated one's state."""
-        channel, state = self.channel, self.channel.save()
-        await establish(self.driver, state, self.front.emulated.engine.save(), channel.code, features=channel.features_known)
+        assert self._shown is not None
+        (state, engine), channel = self._shown, self.channel
+        self._shown = None
+        await establish(self.driver, state, engine, channel.code, features=channel.features_known)
         return _modes(state)
 
     def given(self) -> None:
