@@ -117,17 +117,20 @@ class Handover(Protocol):
         which is the point from where the guest cannot have the device back as it was; DeviceHangs.
         """
 
-    def taken(self, found: Any) -> object:
-        """Let the emulated device continue from what was found, and return the modes that were carried over."""
+    def taken(self, found: Any) -> None:
+        """Let the emulated device continue from what was found."""
 
-    def give(self) -> Coroutine[Any, Any, object]:
-        """Bring the physical device into the state of the emulated one, as a strand; return the modes. Raises DeviceHangs.
+    def give(self) -> Coroutine[Any, Any, None]:
+        """Bring the physical device into the state of the emulated one, as a strand. Raises DeviceHangs.
 
         The emulated device is not touched, so that the guest can stay with it.
         """
 
     def given(self) -> None:
         """The guest has the physical device now."""
+
+    def modes(self) -> object:
+        """Return what was carried over by :meth:`taken` or :meth:`give`; asked for once, when the pause is over."""
 
     def reclaim(self) -> Coroutine[Any, Any, None]:
         """The guest stays with the emulated device after a :meth:`give` that was given up: make the physical one ours again."""

@@ -201,7 +201,7 @@ class Switch:
     def _now(self) -> int:
         """Machine time. It is looked whether it has to stand still when somebody asks; most switches are done before it matters."""
         now = self._clock.now()
-        if self.step is Step.HOLDING and not self._late and now > self._held_at + self.plan.bound:
+        if now > self._held_at + self.plan.bound and self.step is Step.HOLDING and not self._late:
             self._keep_bound()
             now = self._clock.now()
         return now
@@ -225,9 +225,9 @@ class Switch:
         elif isinstance(result, BaseException):
             self._failed(result)
         else:
-            modes = self.handover.taken(result)
+            self.handover.taken(result)
             self._release(Way.VIRTUALIZED)
-            self._finish(Outcome.DONE, modes=modes)
+            self._finish(Outcome.DONE)
 
     def _given(self, result: Any) -> None:
         if self.step is not Step.HOLDING:
@@ -241,7 +241,7 @@ class Switch:
             self.front.emulated.irq.connect(None)
             self.handover.given()
             self._release(Way.DIRECT)
-            self._finish(Outcome.DONE, modes=result)
+            self._finish(Outcome.DONE)
 
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, _PastTheBound):
@@ -319,7 +319,7 @@ class Switch:
             self._release(Way.VIRTUALIZED)
         self._finish(outcome, reason)
 
-    def _finish(self, outcome: Outcome, reason: str = "", modes: object = None) -> None:
+    def _finish(self, outcome: Outcome, reason: str = "") -> None:
         held = self.step is Step.HOLDING
         pause = time.monotonic_ns() - self._held_host if held else 0
         now, waited = self._now(), 0
@@ -346,7 +346,7 @@ class Switch:
             machine_pause_ns=now - self._held_at if held else 0,
             observed_ns=(self._held_at if held else now) - self._began,
             deferred=self._deferred,
-            modes=modes,
+            modes=self.handover.modes() if outcome in (Outcome.DONE, Outcome.DEFERRED) else None,
         )
         self._done(report)
 

@@ -102,6 +102,7 @@ class ToyHandover:
         self.ready = False
         self.calls: list[str] = []
         self.resume: Resume | None = None
+        self.carried: object = None
         self.commit: Callable[[], None] = lambda: None
 
     def may_take(self, *, middle: bool) -> bool:
@@ -123,12 +124,15 @@ class ToyHandover:
         self.commit = commit
         return self._work("take")
 
-    def taken(self, found: Any) -> object:
+    def taken(self, found: Any) -> None:
         self.calls.append("taken")
-        return found
+        self.carried = found
 
-    def give(self) -> Coroutine[Any, Any, object]:
-        return self._work("give")
+    async def give(self) -> None:
+        self.carried = await self._work("give")
+
+    def modes(self) -> object:
+        return self.carried
 
     def given(self) -> None:
         self.calls.append("given")

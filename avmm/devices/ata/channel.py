@@ -37,6 +37,9 @@ from avmm.devices.ata.sequencer import WINDOWED, Sequencer
 from avmm.devices.ata.transfer import Pending, Transfer
 from avmm.devices.device import Board, Device, PortRange
 
+IDLE, BUSY, RESET = Phase.IDLE, Phase.BUSY, Phase.RESET  # asked for at every access, and an enumeration finds its members slowly
+DEVICE_RESET, EXECUTE_DIAGNOSTIC = int(Command.DEVICE_RESET), int(Command.EXECUTE_DIAGNOSTIC)
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -91,7 +94,7 @@ class AtaChannel(Device):
 
         Not while BSY is set: what a guest waits for is outside, and gets on as it asks.
         """
-        if self.sequencer.phase is Phase.BUSY or self.sequencer.phase is Phase.RESET:
+        if self.sequencer.phase is BUSY or self.sequencer.phase is RESET:
             return False
         if value is None:
             drive = self.selected_drive
@@ -141,7 +144,7 @@ class AtaChannel(Device):
             self._device_control(value)
         elif offset == COMMAND:
             self._command(value)
-        elif self.sequencer.phase is not Phase.BUSY and self.sequencer.phase is not Phase.RESET:
+        elif self.sequencer.phase is not BUSY and self.sequencer.phase is not RESET:
             self.control &= ~HOB
             for drive in self.present:
                 drive.task.put(offset, value)
@@ -158,29 +161,29 @@ class AtaChannel(Device):
         self.control = value & (HOB | SRST | NIEN)
         if value & SRST and not was & SRST:
             self.sequencer.abandon()
-            self.sequencer.phase = Phase.RESET
+            self.sequencer.phase = RESET
             for drive in self.present:
                 drive.task.status = BSY
                 drive.task.intrq = False
         elif was & SRST and not value & SRST:
-            self.sequencer.phase = Phase.IDLE
+            self.sequencer.phase = IDLE
             self._reset_drives(hard=False)
         self._drive_irq()
 
     def _command(self, code: int) -> None:
         drive = self.selected_drive
         self.control &= ~HOB
-        if code == Command.DEVICE_RESET and isinstance(drive, AtapiCdrom) and self.sequencer.phase is not Phase.RESET:
-            if self.sequencer.phase is not Phase.IDLE and self.sequencer.active == self.selected:
+        if code == DEVICE_RESET and isinstance(drive, AtapiCdrom) and self.sequencer.phase is not RESET:
+            if self.sequencer.phase is not IDLE and self.sequencer.active == self.selected:
                 self.sequencer.abandon()
             drive.wake(hard=False)
             drive.set_signature()
             self._drive_irq()
             return
-        if self.sequencer.phase is not Phase.IDLE:
+        if self.sequencer.phase is not IDLE:
             self.board.trace("ata command ignored", channel=self.name, command=code, phase=self.sequencer.phase.name)
             return
-        if code == Command.EXECUTE_DIAGNOSTIC and self.present:
+        if code == EXECUTE_DIAGNOSTIC and self.present:
             self._reset_drives(hard=False)
             if self.selected_drive is not None:
                 self.interrupt(self.selected_drive)
@@ -258,21 +261,30 @@ class AtaChannel(Device):
         )
 
     def restore(self, state: State) -> None:
-        for live, saved in zip(self.drives, state.drives, strict=True):
-            if state.version != 1 or (live is None) is not (saved is None):
-                raise ValueError(f"{self.name}: the saved channel has other drives or version {state.version} is not known")
-        for live, saved in zip(self.drives, state.drives, strict=True):
-            if live is not None and saved is not None:
-                live.restore(saved)
+        if state.version != 1:
+            raise ValueError(f"{self.name}: version {state.version} of the saved channel is not known")
+        self.rest(state.drives, state.selected, state.control)
         s, sequencer = state, self.sequencer
-        sequencer.abandon()
         sequencer.active, sequencer.phase = s.active, s.phase
-        if s.phase is not Phase.IDLE:
-            sequencer.transfer = Transfer(s.flow, s.address, s.lba, s.remaining, s.block, bytearray(s.buffer), s.start, s.end, s.pad)
-        self.control, self.selected, self.selected_drive = s.control, s.selected, self.drives[s.selected]
-        drive, shown = self.drives[s.active], self.selected_drive
-        self.irq.set(shown is not None and shown.task.intrq and not self.control & NIEN)
+        if s.phase is IDLE:
+            return
+        sequencer.transfer = Transfer(s.flow, s.address, s.lba, s.remaining, s.block, bytearray(s.buffer), s.start, s.end, s.pad)
+        drive = self.drives[s.active]
         if drive is not None and s.phase in WINDOWED:
             sequencer.open(drive, s.phase, s.position)
         elif drive is not None and s.pending is not None:
             sequencer.request(drive, s.pending.work, s.pending.lba, s.pending.count, s.pending.due)
+
+    def rest(self, drives: tuple[DriveState | None, ...], selected: int, control: int) -> None:
+        """Have registers, modes and pending interrupts like these, and nothing in progress."""
+        for live, saved in zip(self.drives, drives, strict=True):
+            if (live is None) is not (saved is None):
+                raise ValueError(f"{self.name}: the saved channel has other drives")
+        for live, saved in zip(self.drives, drives, strict=True):
+            if live is not None and saved is not None:
+                live.restore(saved)
+        self.sequencer.abandon()
+        self.sequencer.active = self.selected = selected
+        self.selected_drive = shown = self.drives[selected]
+        self.control = control
+        self.irq.set(shown is not None and shown.task.intrq and not control & NIEN)

@@ -21,13 +21,19 @@ from avmm.interpose.ata.driver import AtaDriver, Identity
 from avmm.interpose.ata.sequence import MULTIPLE, AtaSequence, Flow, Issue, Stage
 from avmm.interpose.handover import Unsuitable
 
+CHECK_POWER_MODE = int(Command.CHECK_POWER_MODE)
+
 
 @dataclass(frozen=True, slots=True)
 class Captured:
     """All that a compatible device needs to go on in the physical one's place."""
 
-    state: State
+    drives: tuple[DriveState | None, ...]
+    selected: int
+    control: int
     engine: EngineState
+    transfer: State | None = None
+    """With what is in progress, if something is."""
     reissue: int | None = None
     """A command that the emulated device has to be given anew: nothing of it had happened."""
 
@@ -98,24 +104,26 @@ async def capture(driver: AtaDriver, mirror: AtaSequence, numbers: tuple[int, ..
     identities: dict[int, Identity] = {}
     for n, drive in seen.items():
         identities[n] = await driver.identify(n, drive.power)
-    selected = device >> 4 & 1
-    shown = seen[selected if selected in seen else numbers[0]]
-    hob = HOB if raw == shown.previous and raw != shown.registers else 0
-    drives: list[DriveState | None] = [None, None]
+    states: list[DriveState | None] = [None, None]
     for n, drive in seen.items():
-        drives[n] = _drive(drive, identities[n].modes, device, mirror.features or 0)
-    idle = State(
-        tuple(drives), selected, nien | hob, Phase.IDLE, selected, Phase.IDLE, Address.CHS, 0, 0, SECTOR, b"", 0, 0, 0, 0, None
-    )  # fmt: skip
+        states[n] = _drive(drive, identities[n].modes, device, mirror.features or 0)
+    drives, selected = tuple(states), device >> 4 & 1
     issue = mirror.issue
     if not transferring or issue is None:
-        return Captured(idle, engine)
-    idle = replace(idle, control=nien, active=issue.drive)
+        shown = seen[selected if selected in seen else numbers[0]]
+        hob = HOB if raw == shown.previous and raw != shown.registers else 0
+        return Captured(drives, selected, nien | hob, engine)
+    if issue.flow not in (Flow.PIO_IN, Flow.PIO_OUT):
+        return Captured(_quiet(drives), selected, nien, engine, reissue=issue.code)
+    idle = State(
+        drives, selected, nien, Phase.IDLE, issue.drive, Phase.IDLE, Address.CHS, 0, 0, SECTOR, b"", 0, 0, 0, 0, None
+    )  # fmt: skip
+    identity = identities[issue.drive]
     if issue.flow is Flow.PIO_IN:
-        return Captured(await _data_in(driver, mirror, issue, idle, identities[issue.drive]), engine)
-    if issue.flow is Flow.PIO_OUT:
-        return Captured(_data_out(mirror, issue, idle, identities[issue.drive]), engine)
-    return Captured(_quiet(idle), engine, issue.code)
+        transfer = await _data_in(driver, mirror, issue, idle, identity)
+    else:
+        transfer = _data_out(mirror, issue, idle, identity)
+    return Captured(transfer.drives, selected, nien, engine, transfer)
 
 
 def _engine(driver: AtaDriver) -> EngineState:
@@ -137,8 +145,7 @@ async def _knock(driver: AtaDriver, drive: _Seen) -> bool:
 
     A drive that sleeps does nothing, and the sector count stays. If that is what the answer would be, NOP tells: it is aborted.
     """
-    driver.acknowledge()
-    driver.command(Command.CHECK_POWER_MODE)
+    driver.command(CHECK_POWER_MODE)
     await driver.settled()
     interrupted = driver.link.irq.level
     driver.acknowledge()
@@ -157,10 +164,9 @@ def _drive(seen: _Seen, modes: DiskModes, device: int, features: int) -> DriveSt
     return DriveState(registers, previous, seen.error, seen.status, seen.pending, modes)
 
 
-def _quiet(state: State) -> State:
-    """Return a state as it was before the command that is to be issued again."""
-    drives = tuple(drive and replace(drive, status=READY) for drive in state.drives)
-    return replace(state, drives=drives)
+def _quiet(drives: tuple[DriveState | None, ...]) -> tuple[DriveState | None, ...]:
+    """Return drives as they were before the command that is to be issued again."""
+    return tuple(drive and replace(drive, status=READY) for drive in drives)
 
 
 def _extent(mirror: AtaSequence, issue: Issue, identity: Identity) -> tuple[int, int, int]:

@@ -218,8 +218,6 @@ class AtaDriver:
         self.commands += 1
         self.expected = True
         self._out(self.link.status, 1, code)
-        if code == Command.EXECUTE_DIAGNOSTIC:
-            self._device = -1
 
     async def simple(self, code: int, drive: int, *, count: int = 0, features: int | None = None, device: int = 0) -> int:
         """Issue a command without data and return its status, acknowledged."""

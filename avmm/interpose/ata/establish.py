@@ -161,11 +161,12 @@ async def _end_like(driver: AtaDriver, n: int, wanted: DriveState) -> None:
         return  # as the driver's own last command ended
     if wanted.error == DIAGNOSTIC_PASSED and not failed:
         driver.command(Command.EXECUTE_DIAGNOSTIC)
+        await driver.settled()
+        driver.device(0xE0 | n << 4)  # it has selected device 0
     else:
         driver.command(Command.NOP if failed else Command.CHECK_POWER_MODE)
-    await driver.settled()
+        await driver.settled()
     if not wanted.intrq:
-        driver.select(n)
         driver.acknowledge()
 
 

@@ -78,12 +78,14 @@ class EngineGate:
 
     def __init__(self, front: AtaFront) -> None:
         self._front = front
-        self._shown: EngineState | None = None
+        self._shown: tuple[int, int, int] | None = None
+        """Command, status and table while they are held."""
         self.on_start: Callable[[], None] = nothing
 
     def hold(self) -> None:
         """Show the registers as they are now until :meth:`let_go`."""
-        self._shown = self._front.target.engine.save()
+        engine = self._front.target.engine
+        self._shown = engine.command, engine.status, engine.table
 
     def let_go(self) -> None:
         """Show them live."""
@@ -92,24 +94,21 @@ class EngineGate:
     @property
     def command(self) -> int:
         """Command register."""
-        return self._live().command
+        return self._shown[0] if self._shown is not None else self._front.target.engine.command
 
     @property
     def status(self) -> int:
         """Status register."""
-        return self._live().status
+        return self._shown[1] if self._shown is not None else self._front.target.engine.status
 
     @property
     def table(self) -> int:
         """Descriptor table pointer."""
-        return self._live().table
+        return self._shown[2] if self._shown is not None else self._front.target.engine.table
 
     @table.setter
     def table(self, value: int) -> None:
         self._front.engine_access(lambda engine: setattr(engine, "table", value))
-
-    def _live(self) -> Engine | EngineState:
-        return self._shown or self._front.target.engine
 
     def write_command(self, value: int) -> None:
         """Take the command register."""

@@ -51,6 +51,7 @@ class AtaHandover:
         """The emulated one."""
         self._shown: tuple[State, EngineState] | None = None
         """What the emulated device showed when :meth:`may_give` looked."""
+        self._carried: Captured | State | None = None
         self.numbers = tuple(n for n, drive in enumerate(front.physical.channel.drives) if drive is not None)
 
     def may_take(self, *, middle: bool) -> bool:
@@ -81,24 +82,34 @@ class AtaHandover:
         """Take the physical channel over."""
         return capture(self.driver, self.front.mirror, self.numbers, commit)
 
-    def taken(self, found: Captured) -> AtaModes:
+    def taken(self, found: Captured) -> None:
         """Let the emulated channel continue."""
         emulated, channel = self.front.emulated, self.channel
-        channel.restore(found.state)
+        if found.transfer is None:
+            channel.rest(found.drives, found.selected, found.control)
+        else:
+            channel.restore(found.transfer)
         channel.features_known = self.front.mirror.features is not None
         channel.set_features = self.driver.set_features
         emulated.engine.restore(found.engine)
         if found.reissue is not None:
             emulated.write(emulated.status, found.reissue)
-        return _modes(found.state)
+        self._carried = found
 
-    async def give(self) -> AtaModes:
+    async def give(self) -> None:
         """Bring the physical channel into the emulated one's state."""
         assert self._shown is not None
         (state, engine), channel = self._shown, self.channel
         self._shown = None
         await establish(self.driver, state, engine, channel.code, features=channel.features_known)
-        return _modes(state)
+        self._carried = state
+
+    def modes(self) -> AtaModes:
+        """What was carried over."""
+        carried, self._carried = self._carried, None
+        assert carried is not None
+        drives = [drive.modes if drive is not None and isinstance(drive.modes, DiskModes) else None for drive in carried.drives]
+        return AtaModes(tuple(drives), carried.selected, not carried.control & NIEN)
 
     def given(self) -> None:
         """The guest has the physical channel: nothing of the emulated one may still be under way."""
@@ -116,8 +127,3 @@ class AtaHandover:
                 await driver.identify(n)
         finally:
             driver.release()
-
-
-def _modes(state: State) -> AtaModes:
-    drives = [drive.modes if drive is not None and isinstance(drive.modes, DiskModes) else None for drive in state.drives]
-    return AtaModes(tuple(drives), state.selected, not state.control & NIEN)

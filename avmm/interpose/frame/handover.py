@@ -66,6 +66,7 @@ class FrameHandover:
     def __init__(self, front: FrameFront, driver: FrameDriver) -> None:
         self.front = front
         self.driver = driver
+        self._carried: FrameModes | None = None
 
     @property
     def device(self) -> EmulatedFrame:
@@ -96,14 +97,14 @@ class FrameHandover:
         driver.put(CONTROL, INTERRUPT)
         return State(registers, control, status, 0, None, b"")
 
-    def taken(self, found: State) -> FrameModes:
+    def taken(self, found: State) -> None:
         """Let the emulated device continue."""
         self.device.restore(found)
         if found.status & BUSY:
             self.device.follow()
-        return self._modes()
+        self._carried = self._modes()
 
-    async def give(self) -> FrameModes:
+    async def give(self) -> None:
         """Write all there is; DONE and BAD are what a command left that the guest has not acknowledged."""
         driver, device = self.driver, self.device
         if not device.status & BUSY:
@@ -114,7 +115,7 @@ class FrameHandover:
                 if not device.status & DONE:
                     driver.put(STATUS, DONE)
             driver.program(device.registers)
-        return self._modes()
+        self._carried = self._modes()
 
     def given(self) -> None:
         """The guest waits for its command itself."""
@@ -126,6 +127,11 @@ class FrameHandover:
         if not self.device.status & BUSY:
             self.driver.put(STATUS, DONE)
         self.driver.put(CONTROL, INTERRUPT)
+
+    def modes(self) -> FrameModes:
+        """What was carried over."""
+        assert self._carried is not None
+        return self._carried
 
     def _modes(self) -> FrameModes:
         device = self.device

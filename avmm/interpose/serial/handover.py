@@ -101,6 +101,7 @@ class SerialHandover:
     def __init__(self, front: SerialFront, driver: SerialDriver) -> None:
         self.front = front
         self.driver = driver
+        self._carried: SerialModes | None = None
         self._put_back = 0
         """Bytes in the physical receiver that the emulated one has as well, while the port is given."""
 
@@ -166,15 +167,15 @@ class SerialHandover:
         )  # fmt: skip
         return Found(state, known)
 
-    def taken(self, found: Found) -> SerialModes:
+    def taken(self, found: Found) -> None:
         """Let the emulated port continue."""
         self.port.continue_from(found.state, trigger_known=found.trigger_known)
         self.driver.begin()
-        return self._modes()
+        self._carried = self._modes()
 
     # -- and back
 
-    async def give(self) -> SerialModes:
+    async def give(self) -> None:
         """Write all there is."""
         driver, port = self.driver, self.port
         driver.stop()
@@ -192,7 +193,7 @@ class SerialHandover:
             driver.put(IER, 0)  # enabling it anew makes it pending
         driver.put(IER, port.ier)
         driver.put(LCR, port.lcr)
-        return self._modes()
+        self._carried = self._modes()
 
     async def _put_received_back(self, changes: int) -> None:
         """Send the characters to the port itself, with its inputs as they were before the changes that the guest has yet to see."""
@@ -225,6 +226,11 @@ class SerialHandover:
             driver.get(DATA)
             doubled -= 1
         driver.begin_again()
+
+    def modes(self) -> SerialModes:
+        """What was carried over."""
+        assert self._carried is not None
+        return self._carried
 
     def _modes(self) -> SerialModes:
         port = self.port
