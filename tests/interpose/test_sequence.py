@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from avmm.devices.ata.registers import NIEN, Address
+from avmm.devices.ata.transfer import BEFORE_MEDIUM
 from avmm.interpose.ata.sequence import AtaSequence, Flow, Issue, Stage
 
 U, I, S, B, IN, OUT, D, T, R = (  # noqa: E741
@@ -111,7 +112,7 @@ def test_nien_shows_in_the_first_interrupt_that_is_due(line: bool, control: int)
         (0x20, "00 00 02 05 01 00 e0 00", "00 " * 8, Flow.PIO_IN, Address.LBA28, 0x105, 2),
         (0x30, "00 00 00 01 00 00 a1 00", "00 " * 8, Flow.PIO_OUT, Address.CHS, 63, 256),
         (0x25, "00 00 01 02 03 04 e0 00", "00 00 01 05 00 00 00 00", Flow.DMA_IN, Address.LBA48, 0x05040302, 0x101),
-        (0xEC, "00 00 07 05 01 00 a0 00", "00 " * 8, Flow.PIO_IN, Address.CHS, 0, 1),
+        (0xEC, "00 00 07 05 01 00 a0 00", "00 " * 8, Flow.PIO_IN, Address.CHS, BEFORE_MEDIUM, 1),
         (0xE7, "00 00 07 05 01 00 e0 00", "00 " * 8, Flow.NONE, Address.LBA28, 0x105, 7),
     ],
 )

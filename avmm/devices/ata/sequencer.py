@@ -20,6 +20,7 @@ from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive
 from avmm.devices.ata.registers import ABRT, BSY, COD, COUNT, DF, DRQ, ERR, IDNF, IO, LBA_HIGH, LBA_MID, READY, UNC, WP, Address, Phase
 from avmm.devices.ata.transfer import (
     AT_ONCE,
+    BEFORE_MEDIUM,
     CHUNK,
     COMMAND_TIME,
     SECTOR_TIME,
@@ -86,7 +87,7 @@ class Sequencer:
     def send(self, drive: Drive, data: bytes, flow: Phase = Phase.DATA_IN, address: Address = Address.CHS, block: int = SECTOR) -> None:
         """Let the host have ``data`` that need no medium."""
         pad = len(data) & 1
-        self.transfer = Transfer(flow, address, block=block, buffer=data + bytes(pad), pad=pad)
+        self.transfer = Transfer(flow, address, BEFORE_MEDIUM, block=block, buffer=data + bytes(pad), pad=pad)
         self._deliver(drive)
 
     def begin(self, drive: Drive, flow: Phase, address: Address, *, lba: int, count: int, block: int = SECTOR) -> None:

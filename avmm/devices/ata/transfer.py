@@ -23,6 +23,8 @@ CHUNK: Final = 128 * 1024 // SECTOR
 """Sectors in one request to the medium, at most."""
 AT_ONCE: Final = 1024 * 1024 // SECTOR
 """Sectors that are moved in the middle of one guest access, at most: 1 MiB from the page cache takes 50 us."""
+BEFORE_MEDIUM: Final = -1
+"""Where a sector is that is the drive's own: behind it comes sector 0, so none was passed whose address would be reported."""
 COMMAND_TIME: Final = 20 * MICROSECOND
 """Machine time that any request to the medium takes in virtual time ..."""
 SECTOR_TIME: Final = 1 * MICROSECOND

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from avmm.devices.ata.busmaster import ACTIVE, START, EngineState
 from avmm.devices.ata.channel import State
 from avmm.devices.ata.drive import DiskModes, DriveState
-from avmm.devices.ata.registers import COUNT, DEV, DEVICE, DRQ, ERR, FEATURES, HOB, NIEN, READY, UNC, Address, Command, Phase
+from avmm.devices.ata.registers import BSY, COUNT, DEV, DEVICE, DRQ, ERR, FEATURES, HOB, NIEN, READY, UNC, Address, Command, Phase
 from avmm.devices.block import SECTOR, BlockError
 from avmm.interpose.ata.driver import AtaDriver, Identity
 from avmm.interpose.ata.sequence import MULTIPLE, AtaSequence, Flow, Issue, Stage
@@ -24,7 +24,7 @@ from avmm.interpose.handover import Unsuitable
 CHECK_POWER_MODE = int(Command.CHECK_POWER_MODE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Captured:
     """All that a compatible device needs to go on in the physical one's place."""
 
@@ -70,9 +70,10 @@ def suitable(driver: AtaDriver, mirror: AtaSequence, *, between: bool) -> bool:
 
 async def capture(driver: AtaDriver, mirror: AtaSequence, numbers: tuple[int, ...], commit: Callable[[], None]) -> Captured:
     """Take the device, with the drives of these numbers, over. Raises Unsuitable before ``commit``, DeviceHangs."""
-    link = driver.link
-    status = await driver.settled()
-    mirror.look(status, link.irq.level)
+    status = driver.alternate()
+    if status & BSY:
+        status = await driver.settled()
+        mirror.look(status, driver.link.irq.level)
     transferring = bool(status & DRQ)
     if transferring and not suitable(driver, mirror, between=False):
         raise Unsuitable("the device waits for data of a command that was not seen from its beginning")
@@ -146,7 +147,8 @@ async def _knock(driver: AtaDriver, drive: _Seen) -> bool:
     A drive that sleeps does nothing, and the sector count stays. If that is what the answer would be, NOP tells: it is aborted.
     """
     driver.command(CHECK_POWER_MODE)
-    await driver.settled()
+    if driver.alternate() & BSY:
+        await driver.settled()
     interrupted = driver.link.irq.level
     driver.acknowledge()
     drive.power = driver.get(COUNT)

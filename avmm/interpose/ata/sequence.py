@@ -33,6 +33,7 @@ from avmm.devices.ata.registers import (
     Command,
     TaskFile,
 )
+from avmm.devices.ata.transfer import BEFORE_MEDIUM
 from avmm.devices.block import SECTOR
 
 
@@ -112,7 +113,7 @@ class Issue:
         """Return its first sector; CHS addresses by the translation given."""
         task = self._task()
         if self.code == Command.IDENTIFY:
-            return 0
+            return BEFORE_MEDIUM
         if self.address is Address.LBA48:
             return task.lba48
         if self.address is Address.LBA28:

@@ -45,6 +45,18 @@ def test_disk_capacity_geometry_and_text() -> None:
     assert host.alternate() == 0x50
 
 
+def test_identify_tells_of_no_sector_and_leaves_the_address_as_it_was() -> None:
+    host, disk = disk_host()
+    for offset, value in ((2, 0x11), (3, 0x22), (4, 0x33), (5, 0x44)):
+        host.out(offset, value)
+    before = host.registers()
+    for _ in range(2):
+        first = identify(host)
+        assert host.registers() == before
+    disk.data += bytes(512)  # one that has grown
+    assert words(identify(host))[100] == words(first)[100] + 1
+
+
 def test_large_disk_clips_the_28_bit_capacity() -> None:
     class Large(MemoryDisk):
         @property
