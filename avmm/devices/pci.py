@@ -220,6 +220,10 @@ class PciHost(Device):
     def _target(self) -> PciFunction | None:
         return self.functions.get(self.address >> 8 & 0xFFFF) if self.address & ENABLE else None
 
+    def plain(self, port: int, size: int, value: int | None = None) -> bool:
+        """The address that says which register the data are of."""
+        return port == CONFIG_ADDRESS and size == 4 and value is not None
+
     def read(self, port: int, size: int) -> int:
         ones = (1 << 8 * size) - 1
         if port == RESET_CONTROL and size == 1:

@@ -104,6 +104,10 @@ class Rtc(Device):
 
     # -- ports
 
+    def plain(self, port: int, size: int, value: int | None = None) -> bool:
+        """The index that says what 71h is next."""
+        return port == 0x70 and value is not None
+
     def read(self, port: int, size: int) -> int:
         if port == 0x70:
             return 0xFF  # write-only

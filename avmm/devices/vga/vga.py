@@ -29,6 +29,7 @@ _LINE_SHOWN_NS = LINE_NS * 4 // 5
 _GRAPHICS, _MONO, _TEXT = 0xA0000, 0xB0000, 0xB8000
 _WINDOWS = ((_GRAPHICS, 0x10000), (_MONO, 0x8000), (_TEXT, 0x8000))
 _NOTHING = 0xFF
+_INDEXES = (0x3C4, 0x3CE, 0x3D4, 0x3B4)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Vga(Device):
         self.load_glyphs(font(16), 16)
 
     # -- ports
+
+    def plain(self, port: int, size: int, value: int | None = None) -> bool:
+        """The indexes of sequencer, graphics controller and CRT controller."""
+        return value is not None and port in _INDEXES
 
     def read(self, port: int, size: int) -> int:
         registers = self.registers
