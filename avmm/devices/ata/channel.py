@@ -17,6 +17,7 @@ from avmm.devices.ata import commands, packet
 from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive, DriveState
 from avmm.devices.ata.registers import (
     BSY,
+    BUSY,
     COMMAND,
     COMMAND_BLOCK,
     CONTROL_BLOCK,
@@ -25,9 +26,11 @@ from avmm.devices.ata.registers import (
     FEATURES,
     FLOATING,
     HOB,
+    IDLE,
     INTERRUPT,
     NIEN,
     READY,
+    RESET,
     SRST,
     Address,
     Command,
@@ -37,7 +40,6 @@ from avmm.devices.ata.sequencer import WINDOWED, Sequencer
 from avmm.devices.ata.transfer import Pending, Transfer
 from avmm.devices.device import Board, Device, PortRange
 
-IDLE, BUSY, RESET = Phase.IDLE, Phase.BUSY, Phase.RESET  # asked for at every access, and an enumeration finds its members slowly
 DEVICE_RESET, EXECUTE_DIAGNOSTIC = int(Command.DEVICE_RESET), int(Command.EXECUTE_DIAGNOSTIC)
 
 

@@ -72,6 +72,16 @@ class Phase(enum.Enum):
     RESET = "SRST is held"
 
 
+# An enumeration finds its members slowly, and these are asked for at every access.
+IDLE: Final = Phase.IDLE
+BUSY: Final = Phase.BUSY
+DATA_IN: Final = Phase.DATA_IN
+DATA_OUT: Final = Phase.DATA_OUT
+DMA_IN: Final = Phase.DMA_IN
+DMA_OUT: Final = Phase.DMA_OUT
+RESET: Final = Phase.RESET
+
+
 class Address(enum.Enum):
     """How a command gave its address, and so how its end is reported."""
 

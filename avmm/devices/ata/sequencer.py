@@ -17,7 +17,30 @@ from typing import Any
 
 from avmm.devices.ata import packet
 from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive
-from avmm.devices.ata.registers import ABRT, BSY, COD, COUNT, DF, DRQ, ERR, IDNF, IO, LBA_HIGH, LBA_MID, READY, UNC, WP, Address, Phase
+from avmm.devices.ata.registers import (
+    ABRT,
+    BSY,
+    BUSY,
+    COD,
+    COUNT,
+    DATA_IN,
+    DATA_OUT,
+    DF,
+    DMA_IN,
+    DMA_OUT,
+    DRQ,
+    ERR,
+    IDLE,
+    IDNF,
+    IO,
+    LBA_HIGH,
+    LBA_MID,
+    READY,
+    UNC,
+    WP,
+    Address,
+    Phase,
+)
 from avmm.devices.ata.transfer import (
     AT_ONCE,
     BEFORE_MEDIUM,
@@ -35,7 +58,7 @@ from avmm.devices.ata.transfer import (
 from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.devices.device import Board
 
-WINDOWED = (Phase.DATA_IN, Phase.DATA_OUT, Phase.PACKET)
+WINDOWED = (DATA_IN, DATA_OUT, Phase.PACKET)
 
 ERRORS = {
     BlockFault.RANGE: IDNF,
@@ -59,7 +82,7 @@ class Sequencer:
         self.interrupt = interrupt
         self.engine: DmaEngine = NoEngine()
         """The bus master that moves the data of DMA commands; it plugs itself in."""
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.active = 0
         """The drive that ``phase`` is about."""
         self.transfer = Transfer()
@@ -70,7 +93,7 @@ class Sequencer:
 
     def complete(self, drive: Drive, error: int = 0, status: int = READY) -> None:
         """End the command with an interrupt; an ``error`` sets ERR."""
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.transfer = Transfer()
         drive.task.error = error
         drive.task.status = status | ERR if error else status
@@ -84,7 +107,7 @@ class Sequencer:
         drive.task.previous[COUNT] = left >> 8 & 0xFF
         self.complete(drive, error)
 
-    def send(self, drive: Drive, data: bytes, flow: Phase = Phase.DATA_IN, address: Address = Address.CHS, block: int = SECTOR) -> None:
+    def send(self, drive: Drive, data: bytes, flow: Phase = DATA_IN, address: Address = Address.CHS, block: int = SECTOR) -> None:
         """Let the host have ``data`` that need no medium."""
         pad = len(data) & 1
         self.transfer = Transfer(flow, address, BEFORE_MEDIUM, block=block, buffer=data + bytes(pad), pad=pad)
@@ -93,7 +116,7 @@ class Sequencer:
     def begin(self, drive: Drive, flow: Phase, address: Address, *, lba: int, count: int, block: int = SECTOR) -> None:
         """Start moving ``count`` sectors from ``lba``; ``flow`` IDLE only verifies them."""
         self.transfer = Transfer(flow, address, lba, count, block)
-        if flow in (Phase.DATA_OUT, Phase.DMA_OUT):
+        if flow in (DATA_OUT, DMA_OUT):
             self._collect(drive, first=True)
         else:
             self._fetch(drive)
@@ -109,7 +132,7 @@ class Sequencer:
         now = self.board.clock.now()
         if due is None:
             due = now + COMMAND_TIME + count * SECTOR_TIME
-        self.phase = Phase.BUSY
+        self.phase = BUSY
         drive.task.status = BSY
         self.pending = Pending(work, lba, count, due)
         latency = max(0, due - now)
@@ -172,7 +195,7 @@ class Sequencer:
         if interrupt:
             self.complete(drive)
         else:
-            self.phase = Phase.IDLE
+            self.phase = IDLE
             self.transfer = Transfer()
             drive.task.status = READY
 
@@ -186,15 +209,15 @@ class Sequencer:
             transfer.lba, transfer.buffer = transfer.next_lba, b""
             self._await_engine(drive)
         elif count:
-            work = Work.VERIFY if transfer.flow is Phase.IDLE else Work.READ
+            work = Work.VERIFY if transfer.flow is IDLE else Work.READ
             self.request(drive, work, transfer.next_lba, count)
         else:
-            self._finish(drive, interrupt=transfer.flow is not Phase.DATA_IN)
+            self._finish(drive, interrupt=transfer.flow is not DATA_IN)
 
     def _deliver(self, drive: Drive) -> None:
         """Offer what is in the buffer from ``start`` on."""
         transfer = self.transfer
-        if transfer.flow is Phase.DMA_IN:
+        if transfer.flow is DMA_IN:
             self._await_engine(drive)
             return
         if transfer.address is Address.PACKET:
@@ -202,7 +225,7 @@ class Sequencer:
             size -= transfer.pad if transfer.start + size == len(transfer.buffer) else 0
             registers = drive.task.registers
             registers[COUNT], registers[LBA_MID], registers[LBA_HIGH] = IO, size & 0xFF, size >> 8
-        self.open(drive, Phase.DATA_IN)
+        self.open(drive, DATA_IN)
         self.interrupt(drive)
 
     # -- data to the drive
@@ -214,10 +237,10 @@ class Sequencer:
             self._await_engine(drive)
             return
         self._make_room()
-        if self.transfer.flow is Phase.DMA_OUT:
+        if self.transfer.flow is DMA_OUT:
             self._await_engine(drive)
             return
-        self.open(drive, Phase.DATA_OUT)
+        self.open(drive, DATA_OUT)
         if not first:
             self.interrupt(drive)
 
@@ -238,7 +261,7 @@ class Sequencer:
         self.phase = phase
         drive.task.status = READY | DRQ
         window = memoryview(transfer.buffer)[transfer.start : transfer.end]
-        self.board.window(self.port, window, out=phase is not Phase.DATA_IN, start=position)
+        self.board.window(self.port, window, out=phase is not DATA_IN, start=position)
 
     def window_done(self) -> None:
         """The DRQ block has been moved."""
@@ -247,13 +270,13 @@ class Sequencer:
         if drive is None:
             return
         self.board.memory.copied += transfer.end - transfer.start
-        if phase is Phase.DATA_IN:
+        if phase is DATA_IN:
             transfer.start = transfer.end
             if transfer.start < len(transfer.buffer):
                 self._deliver(drive)
             else:
                 self._fetch(drive)
-        elif phase is Phase.DATA_OUT:
+        elif phase is DATA_OUT:
             transfer.start = transfer.end
             if transfer.start < len(transfer.buffer):
                 self.open(drive, phase)
@@ -266,7 +289,7 @@ class Sequencer:
     def read_data(self, size: int) -> int:
         """Read the data port where the access did not fit the window: it may run into the next DRQ block."""
         value = moved = 0
-        while moved < size and self.phase is Phase.DATA_IN:
+        while moved < size and self.phase is DATA_IN:
             transfer = self.transfer
             position = transfer.start + self.board.window_position(self.port)
             part = transfer.buffer[position : min(position + size - moved, transfer.end)]
@@ -278,7 +301,7 @@ class Sequencer:
     def write_data(self, size: int, value: int) -> None:
         """Write the data port where the access did not fit the window; bytes behind the last block are lost."""
         data = value.to_bytes(size, "little")
-        while data and self.phase in (Phase.DATA_OUT, Phase.PACKET):
+        while data and self.phase in (DATA_OUT, Phase.PACKET):
             transfer = self.transfer
             position = transfer.start + self.board.window_position(self.port)
             part = data[: transfer.end - position]
@@ -303,7 +326,7 @@ class Sequencer:
         In virtual time nothing of it must be there before the time that the command takes is over.
         """
         transfer = self.transfer
-        by_dma = transfer.flow is Phase.DMA_IN or transfer.flow is Phase.DMA_OUT
+        by_dma = transfer.flow is DMA_IN or transfer.flow is DMA_OUT
         return by_dma and drive.prompt is not None and 0 < transfer.remaining <= AT_ONCE and not self.board.clock.virtual
 
     def _await_engine(self, drive: Drive) -> None:
@@ -315,15 +338,15 @@ class Sequencer:
     def dma_ready(self) -> None:
         """Let the bus master move what it can: called by it when it is started, and when the drive has data or room."""
         drive, transfer = self.drives[self.active], self.transfer
-        if drive is None or (self.phase is not Phase.DMA_IN and self.phase is not Phase.DMA_OUT):
+        if drive is None or (self.phase is not DMA_IN and self.phase is not DMA_OUT):
             return
         if not transfer.buffer and not self._go_straight(drive):
             return
-        if self.phase is Phase.DMA_IN:
+        if self.phase is DMA_IN:
             transfer.start += self.engine.store(memoryview(transfer.buffer)[transfer.start :])
             if transfer.start >= len(transfer.buffer):
                 self._fetch(drive)
-        elif self.phase is Phase.DMA_OUT:
+        elif self.phase is DMA_OUT:
             data = self.engine.fetch(len(transfer.buffer) - transfer.start)
             assert isinstance(transfer.buffer, bytearray)
             transfer.buffer[transfer.start : transfer.start + len(data)] = data
@@ -334,7 +357,7 @@ class Sequencer:
 
     def _go_straight(self, drive: Drive) -> bool:
         """Move sectors between a prompt medium and memory until the command is done or needs a buffer; whether it has one now."""
-        transfer, reading = self.transfer, self.phase is Phase.DMA_IN
+        transfer, reading = self.transfer, self.phase is DMA_IN
         if not self.engine.runs(to_memory=reading):
             return False
         while transfer.remaining:
@@ -372,7 +395,7 @@ class Sequencer:
         """Forget the command in progress; what is with the medium may finish, but nobody listens."""
         self.generation += 1
         self.pending = None
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.transfer = Transfer()
         self.board.window(self.port, None)
 
