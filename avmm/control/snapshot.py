@@ -163,9 +163,9 @@ def _apart(disks: tuple[Disk, ...] | list[Disk]) -> tuple[Disk, ...]:
 
 
 def _check_savable(machine: Machine) -> None:
-    name = machine.partition.name
     if machine.physical.devices:
-        raise SnapshotError(f"{name} has a physical device, {min(machine.physical.devices)}, whose state is not the VMM's to save")
+        name, device = machine.partition.name, min(machine.physical.devices)
+        raise SnapshotError(f"{name} has a physical device, {device}, which cannot be brought back: leave it out of `physical`")
 
 
 def _local(name: str) -> str:

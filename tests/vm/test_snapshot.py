@@ -157,6 +157,12 @@ async def test_what_cannot_be_saved_is_refused_in_one_sentence(host: avmm.Host, 
     with pytest.raises(avmm.SnapshotError, match="there is nothing to save of off: it was not started"):
         await off.snapshot()
 
+    physical = await booted(host, disk, name="hardware", physical=["ata0"])
+    for switch in (physical.virtualize, physical.devirtualize):
+        assert (await switch("ata0")).done
+        with pytest.raises(avmm.SnapshotError, match="a physical device, ata0, which cannot be brought back: leave it out of `physical`"):
+            await physical.snapshot()
+
     async def guest(cpu: avmm.ScriptCpu) -> None:
         await cpu.hlt()
 
