@@ -2,10 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SHIM := $(wildcard avmm/cpu/unicorn/shim/*)
+INTERPRETED := $(wildcard $(VENV)/.interpreted)
+export AVMM_INTERPRETED := $(if $(INTERPRETED),1,$(AVMM_INTERPRETED))
+COMPILED := $(if $(filter-out 0,$(AVMM_INTERPRETED)),,$(shell grep -v '^\#' compiled.txt))
+BUILT := setup.py compiled.txt $(wildcard avmm/cpu/unicorn/shim/*) $(COMPILED)
 WORKERS ?= 2
+UNCOMPILE = find avmm -name compiled.json -o -name '*.so' ! -name '_shim.*' | xargs rm -f
 
-.PHONY: run test test-long lint guests fetch bench docs clean
+.PHONY: run test test-long lint guests fetch bench docs compiled interpreted clean
 
 run: $(VENV)/.run
 	$(BIN)/avmm run
@@ -40,17 +44,28 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.venv pyproject.toml $(SHIM)
+$(VENV)/.run: $(VENV)/.venv pyproject.toml $(BUILT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.venv pyproject.toml $(SHIM)
+$(VENV)/.test: $(VENV)/.venv pyproject.toml $(BUILT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.docs: $(VENV)/.venv pyproject.toml $(SHIM)
+$(VENV)/.docs: $(VENV)/.venv pyproject.toml $(BUILT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@ $(VENV)/.run
 
+# the modules of compiled.txt as native code (so everything begins), and from now on without it
+compiled: $(VENV)/.venv
+	@rm -f $(VENV)/.interpreted $(VENV)/.run
+	@$(MAKE) -s AVMM_INTERPRETED= $(VENV)/.run
+
+interpreted: $(VENV)/.venv
+	@touch $(VENV)/.interpreted
+	@$(UNCOMPILE)
+
 clean:
 	rm -rf $(VENV) .cache build docs/_build *.egg-info
+	$(UNCOMPILE)
+	find avmm -name '_shim*.so' -delete

@@ -6,6 +6,10 @@ What is listed here is imported when it is first used: a program that only speak
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from avmm import compiled
+
+compiled.check()
+
 if TYPE_CHECKING:
     from avmm.boot.errors import BootError
     from avmm.control.config import ConfigError, Disk, VmConfig

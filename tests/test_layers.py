@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = {"clock", "memory", "started"}
+GROUND = {"clock", "compiled", "memory", "started"}
 """Single files that know nobody, for everybody."""
 GUESTS = {"control", "testing"}
 """Who may ask for the built-in guest's image (avmm_guests)."""

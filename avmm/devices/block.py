@@ -65,3 +65,11 @@ class PromptDevice(Protocol):
 
     def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
         """Write ``pieces`` to ``count`` sectors from ``lba``. Raises BlockError."""
+
+
+@runtime_checkable
+class Trimmable(Protocol):
+    """A BlockDevice that wants to know which sectors are no longer used."""
+
+    async def discard(self, lba: int, count: int) -> None:
+        """Take note that the sectors' contents no longer matter."""

@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from mypy_extensions import mypyc_attr
+
 from avmm.clock import MICROSECOND, Timer, VirtualClock
 from avmm.devices.block import journey
 from avmm.memory import PAGE, GuestMemory
 from avmm.storage import scsi_pages, sense, wire
 from avmm.storage.scsi_disk import GOOD, Command, Result, ScsiDisk, Work
 from avmm.storage.sense import Sense, SenseKey
-from avmm.storage.storvsp import ProtocolError, Reset, StorVsp
+from avmm.storage.storvsp import ProtocolError, Reset, StorVsp, StorVspState
 from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
 from avmm.vmbus.packets import COMPLETION_REQUESTED, Packet, PacketKind
 from avmm.vmbus.ranges import GpaRange, pack_ranges, unpack_ranges
@@ -62,6 +64,7 @@ class ScsiStats:
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class SavedRequest:
     """A request in flight of which the medium has done its part: in virtual time its end is still to come."""
 
@@ -72,10 +75,11 @@ class SavedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class ScsiState:
     """Saved state of an open channel. ``attentions`` are those of each disk, by its place."""
 
-    protocol: StorVsp.State
+    protocol: StorVspState
     attentions: tuple[tuple[Address, tuple[Sense, ...]], ...]
     in_flight: tuple[SavedRequest, ...]
     waiting: tuple[tuple[bytes, int], ...]

@@ -12,22 +12,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple
 
-from avmm.devices.block import SECTOR, BlockDevice, BlockError, BlockFault, PromptDevice
+from avmm.devices.block import SECTOR, BlockDevice, BlockError, BlockFault, PromptDevice, Trimmable
 from avmm.storage import scsi_pages as pages
 from avmm.storage import sense as codes
 from avmm.storage.sense import ScsiStatus, Sense
 
 CHUNK: Final = pages.MAX_TRANSFER // SECTOR
-
-
-@runtime_checkable
-class Trimmable(Protocol):
-    """A BlockDevice that wants to know which sectors are no longer used."""
-
-    async def discard(self, lba: int, count: int) -> None:
-        """Take note that the sectors' contents no longer matter."""
 
 
 class Result(NamedTuple):

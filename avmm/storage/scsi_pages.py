@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from avmm.devices.block import SECTOR
 
 MAX_TRANSFER: Final = 1 << 20
@@ -28,6 +30,7 @@ DPO_FUA: Final = 0x10
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class Identity:
     """Who a disk says it is. The serial number makes it the same disk on every bus."""
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from avmm.storage import wire
 from avmm.storage.scsi_pages import MAX_TRANSFER
 from avmm.storage.wire import NtStatus, Operation, ScsiRequest, Version, VstorPacket
@@ -50,16 +52,18 @@ Action = Reply | ScsiRequest | Reset
 """A SCSI request is to be run, and then its completion is sent, :meth:`ScsiRequest.complete`."""
 
 
+@dataclass(frozen=True)
+@mypyc_attr(native_class=False)
+class StorVspState:
+    """What has been negotiated."""
+
+    version: int = 1
+    phase: Phase = Phase.BEGIN
+    protocol: int = 0
+
+
 class StorVsp:
     """One channel's protocol state; make a new one each time the channel is opened."""
-
-    @dataclass(frozen=True)
-    class State:
-        """What has been negotiated."""
-
-        version: int = 1
-        phase: Phase = Phase.BEGIN
-        protocol: int = 0
 
     def __init__(self, *, max_transfer: int = MAX_TRANSFER, sub_channels: int = 0, versions: frozenset[int] = frozenset(Version)) -> None:
         self.max_transfer = max_transfer
@@ -97,13 +101,13 @@ class StorVsp:
             return None
         return VstorPacket(Operation.ENUMERATE_BUS).pack(wire.packet_size(self.version))
 
-    def save(self) -> State:
+    def save(self) -> StorVspState:
         """Return what has been negotiated."""
-        return self.State(phase=self.phase, protocol=self.version)
+        return StorVspState(phase=self.phase, protocol=self.version)
 
     def restore(self, state: object) -> None:
         """Continue from what :meth:`save` returned."""
-        if not isinstance(state, self.State) or state.version != 1:
+        if not isinstance(state, StorVspState) or state.version != 1:
             raise ValueError("this is not a StorVSP state of version 1")
         self.phase, self.version = state.phase, state.protocol
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 from uuid import UUID
 
+from mypy_extensions import mypyc_attr
+
 SCSI_INTERFACE: Final = UUID("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f")
 IDE_INTERFACE: Final = UUID("32412632-86cb-44a2-9b5c-50d1417354f5")
 
@@ -245,6 +247,7 @@ class ScsiRequest(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class ChannelProperties:
     """What QUERY_PROPERTIES tells; 24 bytes."""
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
+
 from avmm.devices.device import Board
 from avmm.hypervisor.irp import next_id
 from avmm.memory import PAGE, GuestMemory
@@ -41,6 +43,7 @@ class ChannelStats:
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class OpenRequest:
     """What the guest said when it opened the channel: its number, the pages, where the second ring begins, and user data."""
 
@@ -51,6 +54,7 @@ class OpenRequest:
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class ChannelState:
     """The host's end of an open channel, its server's state aside."""
 

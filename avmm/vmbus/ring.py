@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
+
 from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus.packets import FOOTER, SMALLEST
 
@@ -109,6 +111,7 @@ class RingMemory:
 
 
 @dataclass(frozen=True)
+@mypyc_attr(native_class=False)
 class RingState:
     """An end's own index, and how large the ring must be for it."""
 
