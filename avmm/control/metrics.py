@@ -20,7 +20,7 @@ from avmm.control.config import ConfigError
 from avmm.control.host import Host
 from avmm.control.listener import Listener
 from avmm.control.vm import Vm
-from avmm.host.service import DeviceStats
+from avmm.host.router import DeviceStats
 
 ADDRESS = "127.0.0.1"
 PATIENCE = 5.0

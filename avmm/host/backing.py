@@ -28,7 +28,7 @@ from time import perf_counter_ns
 from typing import Any, NoReturn, TypeVar
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
-from avmm.host.opening import ImageError, Mode, explain, measure, open_file, open_overlay
+from avmm.host.opening import ImageError, Mode, close_image, explain, open_image
 from avmm.host.overlay import PAGE, Overlay
 from avmm.host.requests import Data
 from avmm.host.throttle import Throttle
@@ -42,7 +42,6 @@ WRITE_NOW = 128 << 10
 PIECES = 1024  # IOV_MAX
 SAMPLE, SAMPLES = 16 << 10, 32
 """Bytes of a sample of an image, and how many there are at most, more or less."""
-THREADS = 4
 COMMIT_SECTORS = 2048
 """Sectors that a commit looks at at once."""
 
@@ -84,18 +83,8 @@ class BackingFile:
         file that is gone when this one is closed. With ``size`` a missing ``rw`` image is made, sparse, of so many bytes;
         one that exists must have that size.
         """
-        path = Path(path)
-        if size is not None and size < SECTOR:
-            raise ImageError(f"{path} cannot be {size} bytes long: a disk has at least one sector of {SECTOR} bytes.")
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"file:{path.name}")
-        async with AsyncExitStack() as held:
-            held.callback(pool.shutdown)
-            fd = await open_file(path, held, pool, write=mode == "rw", create=mode == "rw" and size is not None)
-            length = await asyncio.get_running_loop().run_in_executor(pool, measure, path, fd, size, mode)
-            overlay = None
-            if mode == "overlay":
-                overlay = await open_overlay(None if overlay_path is None else Path(overlay_path), -(-length // SECTOR), held, pool)
-            return cls(path, mode, fd, length, overlay=overlay, pool=pool, held=held.pop_all())
+        image = await open_image(Path(path), mode, None if overlay_path is None else Path(overlay_path), size)
+        return cls(Path(path), mode, image.fd, image.size, overlay=image.overlay, pool=image.pool, held=image.held)
 
     @property
     def read_only(self) -> bool:
@@ -207,11 +196,13 @@ class BackingFile:
         if self.closed:
             return
         self.closed = True
-        async with self._held:
-            while self._running:
-                await asyncio.wait(self._running)
-            if self._unsynced():
-                await asyncio.shield(self._run(0, self._flush_blocking))
+        await close_image(self._held, self._finish())
+
+    async def _finish(self) -> None:
+        while self._running:
+            await asyncio.wait(self._running)
+        if self._unsynced():
+            await asyncio.shield(self._run(0, self._flush_blocking))
 
     # -- how it is done
 

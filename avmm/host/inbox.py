@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Inbox(deque[T]):
-    """Items for the one task that calls :meth:`get`, oldest first. Written by :meth:`offer` and :meth:`put` only."""
+class Inbox(Generic[T]):
+    """Items for the one task that calls :meth:`get`, oldest first. Its length is how many wait."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
         self.limit = limit
+        self._items: deque[T] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._writers: deque[asyncio.Future[None]] = deque()
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def offer(self, item: T) -> bool:
         """Put ``item`` in if there is room."""
-        if len(self) >= self.limit:
+        items = self._items
+        if len(items) >= self.limit:
             return False
-        self.append(item)
+        items.append(item)
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
@@ -49,14 +53,14 @@ class Inbox(deque[T]):
 
     def take(self) -> T:
         """Take the oldest item out. IndexError when there is none."""
-        item = self.popleft()
+        item = self._items.popleft()
         if self._writers:
             self._room()
         return item
 
     async def get(self) -> T:
         """Take the oldest item out as soon as there is one."""
-        while not self:
+        while not self._items:
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader

@@ -13,10 +13,11 @@ import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 import aiofiles
 
@@ -24,10 +25,42 @@ from avmm.devices.block import SECTOR
 from avmm.host.overlay import Overlay, OverlayError
 
 Mode = Literal["rw", "ro", "overlay"]
+THREADS = 4
+
+
+class Opened(NamedTuple):
+    """An image that is open and locked. ``held`` closes the files and ends the threads."""
+
+    fd: int
+    size: int
+    overlay: Overlay | None
+    pool: ThreadPoolExecutor
+    held: AsyncExitStack
 
 
 class ImageError(ValueError):
     """The image cannot be used as a disk; one sentence that says which and why."""
+
+
+async def open_image(path: Path, mode: Mode, overlay_path: Path | None, size: int | None) -> Opened:
+    """Open an image as :meth:`BackingFile.open` says. Raises ImageError."""
+    if size is not None and size < SECTOR:
+        raise ImageError(f"{path} cannot be {size} bytes long: a disk has at least one sector of {SECTOR} bytes.")
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"file:{path.name}")
+    async with AsyncExitStack() as held:
+        held.callback(pool.shutdown)
+        fd = await open_file(path, held, pool, write=mode == "rw", create=mode == "rw" and size is not None)
+        length = await asyncio.get_running_loop().run_in_executor(pool, measure, path, fd, size, mode)
+        overlay = None
+        if mode == "overlay":
+            overlay = await open_overlay(overlay_path, -(-length // SECTOR), held, pool)
+        return Opened(fd, length, overlay, pool, held.pop_all())
+
+
+async def close_image(held: AsyncExitStack, last: Awaitable[None]) -> None:
+    """Wait for what is the ``last`` to be done with an image, and close it, whatever comes of that."""
+    async with held:
+        await last
 
 
 async def open_file(path: Path, held: AsyncExitStack, pool: ThreadPoolExecutor, *, write: bool, create: bool) -> int:

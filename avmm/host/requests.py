@@ -22,6 +22,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic_ns
 from typing import Any, Generic, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from avmm.devices.block import BlockError, BlockFault
 from avmm.host.inbox import Inbox
 from avmm.started import Started
@@ -98,6 +100,7 @@ class StorageRequest:
         return f"<StorageRequest {self.id} {self.op.value} {self.lba}+{self.count}>"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Stage(ABC, Generic[T]):
     """A task called ``name`` that performs what arrives in its bounded ``inbox``, one after the other."""
 
@@ -200,6 +203,7 @@ class Stage(ABC, Generic[T]):
         return StageEnded(f"task {self.name} has ended")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StorageStage(Stage[StorageRequest]):
     """A stage of the storage stack: what it cannot perform is finished with the error; when it has ended, the medium has gone."""
 

@@ -12,7 +12,8 @@ The invariant is that of the service OS: each device sees its Irps in order, one
 from __future__ import annotations
 
 from avmm.devices.device import Device
-from avmm.host.service import ROUTER_INBOX, IrpStage, Item, OutsideDevice, ServiceOs
+from avmm.host.router import ROUTER_INBOX, IrpStage, Item, OutsideDevice
+from avmm.host.service import ServiceOs
 from avmm.hypervisor.irp import Irp
 
 

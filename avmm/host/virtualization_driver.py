@@ -232,14 +232,18 @@ class Disk:
         if self.closed:
             return
         self.closed = True
-        try:
-            if self._pending:
-                self._idle = asyncio.get_running_loop().create_future()
+        cancelled: asyncio.CancelledError | None = None
+        if self._pending:
+            self._idle = asyncio.get_running_loop().create_future()
+            try:
                 await self._idle
-        finally:
-            for stage in self._stages:
-                await stage.stop()
-            await self.file.close()
+            except asyncio.CancelledError as error:  # raised again when the file is closed
+                cancelled = error
+        for stage in self._stages:
+            await stage.stop()
+        await self.file.close()
+        if cancelled is not None:
+            raise cancelled
 
     async def __aenter__(self) -> Self:
         return self

@@ -13,9 +13,10 @@ import pytest
 
 from avmm.devices.block import BlockError, BlockFault
 from avmm.devices.device import Device
-from avmm.host import service as service_module
+from avmm.host import router
 from avmm.host.requests import Op, StorageRequest
-from avmm.host.service import NoSuchDevice, ServiceBusy, ServiceEnded, ServiceOs
+from avmm.host.router import NoSuchDevice, ServiceBusy, ServiceEnded
+from avmm.host.service import ServiceOs
 from avmm.host.virtualization_driver import Disk
 from avmm.hypervisor.irp import Irp, IrpKind
 from tests.devices.bench import Bench
@@ -247,7 +248,7 @@ async def test_the_body_s_own_exception_comes_out_as_it_is() -> None:
 
 @pytest.mark.asyncio
 async def test_a_full_router_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "ROUTER_INBOX", 2)
+    monkeypatch.setattr(router, "ROUTER_INBOX", 2)
     async with ServiceOs() as service:
         probe = Probe()
         service.add(probe)
