@@ -75,7 +75,7 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """What was found: the library, and whether fast stores and global pages are in place (``tlb`` is the TLB's offset from env then)."""
+    """What was found: the library, and whether everything is in place that makes it faster (``tlb`` is the TLB's offset from env then)."""
 
     library: ctypes.CDLL
     tlb: int | None
@@ -161,7 +161,8 @@ def native() -> Native:
     if not _shim.install_guard(library._handle):
         raise ProcessorError(f"this build of unicorn {found} is linked differently; avmm needs the Linux x86-64 wheel")
     tlb = _find_tlb()
-    fast = tlb is not None and _shim.install_fast_stores(library._handle) == 0 and _shim.install_globals(library._handle)
+    parts = (_shim.install_fast_stores, _shim.install_globals, _shim.install_blocks)
+    fast = tlb is not None and all(install(library._handle) for install in parts)
     return Native(library, tlb if fast else None, _cpuid_function(library))
 
 

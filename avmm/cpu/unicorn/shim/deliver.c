@@ -1,4 +1,4 @@
-/* Exceptions, interrupts, VM exits, system calls, the time stamp and the block hook.
+/* Exceptions, interrupts, VM exits, system calls and the time stamp.
  *
  * Exceptions and INT n go through the guest's IDT by Unicorn's own do_interrupt, which siglongjmps on a nested fault:
  * no Python frame may be on the stack there. */
@@ -182,36 +182,6 @@ static uint32_t on_rdtsc(void *uc, Vcpu *v) {
     return 1;
 }
 
-/* ---- the block hook: budget and deterministic clock. It runs right before the block's own exit check, so a stop takes
- * effect at this block's boundary. */
-static void __attribute__((noinline)) on_special_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
-    if (v->debug.active && debug_before_block(v, address, size)) return;
-    if (v->left <= 0) {
-        if (v->exact || v->why || monotonic_ns() >= v->deadline) {
-            api.emu_stop(uc);
-            return;
-        }
-        v->left += v->quantum;
-        v->end += v->quantum;
-    }
-    if (address == v->last_block && size <= LONGEST_STRING && address != v->no_string && !v->debug.active) string_bulk(v, address, size);
-    v->last_block = address;
-    v->left -= size;
-    v->blocks++;
-    if (v->debug.active) debug_after_block(v, address, size);
-}
-static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
-    if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
-    bool string = address == v->last_block && size <= LONGEST_STRING && address != v->no_string;
-    if (__builtin_expect(v->debug.active || v->left <= 0 || string, 0)) {
-        on_special_block(uc, address, size, v);
-        return;
-    }
-    v->last_block = address;
-    v->left -= size;
-    v->blocks++;
-}
-
 /* Unicorn ends the process when a privilege change needs the TSS and the task register holds none (LTR of a null selector,
  * a task switch to nothing). To the guest that is an invalid TSS, which ends in a triple fault if there is no stack at all. */
 static void (*stock_abort)(void *cpu, const char *format, ...) __attribute__((noreturn));
@@ -235,6 +205,5 @@ bool deliver_guard(void *library) {
 bool deliver_hooks(Vcpu *v, const int *instructions) {
     return hook(v, HOOK_INTR, on_interrupt, 0) && hook(v, HOOK_INSN_INVALID, on_invalid, 0) &&
            hook(v, HOOK_INSN, on_syscall, instructions[INSN_SYSCALL]) && hook(v, HOOK_INSN, on_sysenter, instructions[INSN_SYSENTER]) &&
-           hook(v, HOOK_INSN, on_rdtsc, instructions[INSN_RDTSC]) && hook(v, HOOK_INSN, on_rdtsc, instructions[INSN_RDTSCP]) &&
-           hook(v, HOOK_BLOCK, on_block, 0);
+           hook(v, HOOK_INSN, on_rdtsc, instructions[INSN_RDTSC]) && hook(v, HOOK_INSN, on_rdtsc, instructions[INSN_RDTSCP]);
 }

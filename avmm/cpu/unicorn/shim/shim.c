@@ -354,7 +354,7 @@ static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
     v->uc = (void *)uc, v->cpu = (void *)cpu, v->env = (void *)env, v->end = units, v->delivering = -1;
     v->icount = (volatile int32_t *)(v->cpu + layout.icount_high - 2);
     remember(v);
-    if (!deliver_hooks(v, instructions) || !port_hooks(v, instructions)) {
+    if (!deliver_hooks(v, instructions) || !port_hooks(v, instructions) || !blocks_hook(v)) {
         PyErr_SetString(PyExc_OSError, "unicorn refused a hook");
         return -1;
     }
@@ -397,7 +397,7 @@ static PyMethodDef methods[] = {
     METHOD(block, METH_NOARGS), METHOD(enter_block, METH_VARARGS), METHOD(step_once, METH_VARARGS), METHOD(forget_step, METH_NOARGS), METHOD(breakpoints, METH_O), METHOD(watchpoints, METH_O), {NULL, NULL, 0, NULL}};
 #define COUNTER(name) {#name, T_ULONGLONG, offsetof(Vcpu, name), READONLY, NULL}
 static PyMemberDef members[] = {
-    COUNTER(blocks), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
+    COUNTER(blocks), COUNTER(in_place), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
     COUNTER(n_exits), COUNTER(n_loads), COUNTER(n_stores), COUNTER(run_ns), COUNTER(run_cycles), COUNTER(handler_cycles), {"error", T_INT, offsetof(Vcpu, error), READONLY, NULL},
     {"running", T_INT, offsetof(Vcpu, running), READONLY, NULL}, {"tsc_base", T_LONGLONG, offsetof(Vcpu, tsc_base), 0, NULL},
     {"tsc_end", T_LONGLONG, offsetof(Vcpu, tsc_end), 0, NULL},
@@ -460,13 +460,19 @@ static PyObject *install_fast_stores(PyObject *module, PyObject *handle) {
     (void)module;
     void *library = PyLong_AsVoidPtr(handle);
     if (PyErr_Occurred()) return NULL;
-    return PyLong_FromLong(faststore_install(library));
+    return PyBool_FromLong(!faststore_install(library));
 }
 static PyObject *install_globals(PyObject *module, PyObject *handle) {
     (void)module;
     void *library = PyLong_AsVoidPtr(handle);
     if (PyErr_Occurred()) return NULL;
     return PyBool_FromLong(globals_install(library));
+}
+static PyObject *install_blocks(PyObject *module, PyObject *handle) {
+    (void)module;
+    void *library = PyLong_AsVoidPtr(handle);
+    if (PyErr_Occurred()) return NULL;
+    return PyBool_FromLong(blocks_install(library));
 }
 static PyObject *install_guard(PyObject *module, PyObject *handle) {
     (void)module;
@@ -475,7 +481,8 @@ static PyObject *install_guard(PyObject *module, PyObject *handle) {
     return PyBool_FromLong(deliver_guard(library));
 }
 static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL}, {"install_fast_stores", install_fast_stores, METH_O, NULL},
-                                  {"install_guard", install_guard, METH_O, NULL}, {"install_globals", install_globals, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+                                  {"install_guard", install_guard, METH_O, NULL}, {"install_globals", install_globals, METH_O, NULL},
+                                  {"install_blocks", install_blocks, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_shim", NULL, -1, functions, NULL, NULL, NULL, NULL};
 PyMODINIT_FUNC PyInit__shim(void) {
     PyObject *m = PyModule_Create(&module);

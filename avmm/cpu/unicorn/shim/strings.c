@@ -36,11 +36,9 @@ static bool fetch(Vcpu *v, uint64_t linear, unsigned length, uint8_t *code) {
     if (host) memcpy(code, host, length);
     return host || !api.vmem_read(v->uc, linear, FETCH, code, length);
 }
-/* Whether the block at `linear` is REP MOVS or REP STOS with the default segments. */
-static bool decode(Vcpu *v, uint64_t linear, unsigned length, String *s) {
-    uint8_t code[LONGEST_STRING];
+/* Whether code is REP MOVS or REP STOS with the default segments. */
+static bool decode(Vcpu *v, const uint8_t *code, unsigned length, String *s) {
     bool long_mode = ENV32(v, HFLAGS) & HF_CS64, wide = ENV32(v, HFLAGS) & HF_CS32, narrow = false, other = false, rep = false, rex = false;
-    if (!fetch(v, linear, length, code)) return false;
     for (unsigned i = 0; i + 1 < length; i++) {
         if (code[i] == 0xf3 || code[i] == 0xf2) rep = true;
         else if (code[i] == 0x66) other = true;
@@ -98,11 +96,18 @@ static uint64_t move_some(Vcpu *v, const String *s, uint64_t most) {
     return n;
 }
 
+/* Whether a block, which has just been translated, may have to be asked about at string_bulk. */
+bool string_may_be(Vcpu *v, uint64_t linear, unsigned length) {
+    String s;
+    uint8_t code[LONGEST_STRING];
+    return v->tlb && length <= LONGEST_STRING && (!fetch(v, linear, length, code) || decode(v, code, length, &s));
+}
 /* The block at `linear` was executed just before as well. */
 void string_bulk(Vcpu *v, uint64_t linear, unsigned length) {
     String s;
+    uint8_t code[LONGEST_STRING];
     if (ENV64(v, RCX) < WORTHWHILE) return;
-    if (!v->tlb || ENV32(v, DF) != 1 || !decode(v, linear, length, &s)) {
+    if (!v->tlb || ENV32(v, DF) != 1 || !fetch(v, linear, length, code) || !decode(v, code, length, &s)) {
         v->no_string = linear; /* some other short loop: do not look at it every time */
         return;
     }

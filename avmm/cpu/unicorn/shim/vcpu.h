@@ -113,7 +113,11 @@ typedef struct Vcpu {
 
     int64_t left, end;      /* units = end - left; one unit is one code byte */
     int64_t quantum, deadline;
-    uint64_t blocks, last_block, no_string;
+    uint64_t blocks;
+    void (*both)(void);     /* the block hook and the exit check: see blocks.c */
+    Debug debug;            /* its first byte is looked at for each block, like what stands above */
+    uint64_t last_block, blocks_then, no_string; /* the block before, if `blocks` is still what it was then */
+    uint64_t in_place;      /* translated blocks that count by themselves */
     int why, running, error;
     int delivering;         /* the vector on its way through the IDT, -1 when none is */
     bool delivering_int;    /* ... which INT n asked for */
@@ -122,7 +126,6 @@ typedef struct Vcpu {
     int64_t tsc_base;       /* added to the time stamp, ns */
     int64_t tsc_end;        /* host time, ns, at which the time stamp stops */
     bool virtual_time;      /* time stamp from units, else from the host */
-    Debug debug;
 
     uint8_t window_of[65536];
     Window windows[WINDOWS];
@@ -155,9 +158,12 @@ static inline int64_t vcpu_units(Vcpu *v) { return v->end - v->left; }
 static inline void vcpu_step(Vcpu *v, int kind, uint32_t address, int size, uint64_t value) {
     v->trail[v->steps++ % TRAIL] = (Step){ENV64(v, RIP), value, (uint64_t)vcpu_units(v), address, (uint8_t)kind, (uint8_t)size};
 }
-/* deliver.c: exceptions, interrupts, VM exits, SYSCALL/SYSENTER, time stamp, blocks */
+/* deliver.c: exceptions, interrupts, VM exits, SYSCALL/SYSENTER, time stamp */
 bool deliver_hooks(Vcpu *v, const int *instructions);
 bool deliver_guard(void *library);
+/* blocks.c: what is counted for each block */
+bool blocks_hook(Vcpu *v);
+bool blocks_install(void *library);
 /* ports.c: IN, OUT, INS, OUTS and their windows */
 bool port_hooks(Vcpu *v, const int *instructions);
 int window_open(Vcpu *v, int port, PyObject *buffer, Py_ssize_t start, bool out);
@@ -186,6 +192,7 @@ bool debug_set_watchpoints(Vcpu *v, const Watch *watches, int count);
 /* strings.c: REP MOVS and REP STOS in bulk */
 enum { LONGEST_STRING = 5 }; /* bytes of the instruction, prefixes included */
 void string_bulk(Vcpu *v, uint64_t linear, unsigned length);
+bool string_may_be(Vcpu *v, uint64_t linear, unsigned length);
 /* faststore.c */
 void **library_slot(void *library, const char *name);
 int faststore_install(void *library);
