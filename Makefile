@@ -22,7 +22,7 @@ test-long: lint fetch
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/mypy avmm console guests
+	$(BIN)/mypy avmm console guests tests benchmarks
 
 # Debian packages with the guests that the tests boot, unpacked into .cache without root
 fetch: $(VENV)/.test

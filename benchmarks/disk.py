@@ -32,7 +32,7 @@ done
 echo DD-DONE
 poweroff -f
 """
-WAYS = (("PIO", {"libata": "dma=0"}), ("DMA", {}))
+WAYS: tuple[tuple[str, dict[str, str]], ...] = (("PIO", {"libata": "dma=0"}), ("DMA", {}))
 PLACES = ("hypervisor", "service")
 COMMAND_LINE = "console=ttyS0 nokaslr mitigations=off panic=-1 quiet random.trust_cpu=on"
 

@@ -29,7 +29,7 @@ FAST = 1 << 16
 class Host(Protocol):
     """The hypervisor as a guest reaches it."""
 
-    def call(self, control: int, first: int, second: int = 0) -> int:
+    def call(self, control: int, first: int) -> int:
         """Make a hypercall."""
 
     def write(self, index: int, value: int) -> bool:

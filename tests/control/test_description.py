@@ -66,7 +66,7 @@ def test_full(folder: Path) -> None:
     )  # fmt: skip
     assert described.sockets == {"linux": folder / "linux.sock"}
     assert small.clock == "virtual"
-    assert [(Path(disk.path).name, disk.mode) for disk in small.disks] == [("avmm-guest.img", "overlay")]
+    assert [(Path(str(disk.path)).name, disk.mode) for disk in small.disks] == [("avmm-guest.img", "overlay")]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 import avmm
 from avmm.control.reverse import Position
+from avmm.cpu.unicorn.processor import UnicornProcessor
 from avmm.debug.debugger import DebugError, Stop
 from avmm.debug.packets import encode
 from avmm.hypervisor.advance import run_to
@@ -170,9 +171,11 @@ async def test_a_snapshot_in_the_middle_of_a_block_goes_on_exactly(tmp_path: Pat
 
         async def onwards(one: avmm.Vm) -> list[object]:
             found: list[object] = []
+            processor = one.partition.processor
+            assert isinstance(processor, UnicornProcessor)
             for units in (1, 50, 20_000):
-                await run_to(one.partition, units=one.partition.processor.units + units)
-                found.append((here(one), one.now, one.partition.processor.counters()["blocks"], one.screen.text()))
+                await run_to(one.partition, units=processor.units + units)
+                found.append((here(one), one.now, processor.counters()["blocks"], one.screen.text()))
             return found
 
         did = await onwards(vm)

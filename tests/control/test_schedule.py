@@ -209,7 +209,7 @@ def kinds(folder: Path) -> list[tuple[str, list[Disk], Guest | None]]:
     """Sixteen machines of five kinds."""
     guest = [Disk(avmm_guests.image(), "overlay")]
     sectors = {name: [Disk(image(folder, name, code), "ro")] for name, code in (("echo", ECHO), ("busy", BUSY), ("worker", WORKER))}
-    plan: list[tuple[str, list[Disk], Guest | None]] = [("ticking", [], ticking)] * 3 + [("reading", [], reading)] * 1
+    plan: list[tuple[str, list[Disk], Guest | None]] = [*[("ticking", [], ticking)] * 3, ("reading", [], reading)]
     plan += [("worker", sectors["worker"], None)] * 6 + [("guest", guest, None)] * 4 + [("echo", sectors["echo"], None)] * 2
     return [(f"{kind}{n}", disks, script) for n, (kind, disks, script) in enumerate(plan)]
 

@@ -7,6 +7,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -131,6 +132,10 @@ async def test_a_console_that_vanishes_in_the_middle_of_a_paste_leaves_the_machi
             assert not here.vm.machine.keyboard.keyboard.held
 
 
+def begins(watcher: Watcher, text: str) -> bool:
+    return watcher.text.startswith(text)
+
+
 @pytest.mark.asyncio
 async def test_a_console_that_stops_reading_gets_the_latest_picture_and_holds_nobody_up(tmp_path: Path) -> None:
     async with machine(tmp_path) as (here, path), RemoteSeat(path) as seat:
@@ -142,7 +147,7 @@ async def test_a_console_that_stops_reading_gets_the_latest_picture_and_holds_no
         for n in range(200):  # each round changes every cell: far more than the connection's buffers hold
             here.hurry()
             here.vm.screen.vga.text_memory[: 80 * 25 * 2] = bytes((65 + n % 26, 7)) * (80 * 25)
-            await watcher.until(lambda n=n: watcher.text.startswith(chr(65 + n % 26)))
+            await watcher.until(partial(begins, watcher, chr(65 + n % 26)))
         count, last = 0, None
         picture = None
         async with asyncio.timeout(PATIENCE):

@@ -83,10 +83,10 @@ class Bench:
                 value = int.from_bytes(buffer[position : position + size], "little")
                 self._moved(device, port, position + size)
                 return value
-        value: object = device.read(port, size)
-        assert isinstance(value, int)
-        assert 0 <= value < 1 << 8 * size
-        return value
+        answer = device.read(port, size)
+        assert isinstance(answer, int)
+        assert 0 <= answer < 1 << 8 * size
+        return answer
 
     def write(self, device: Device, port: int, value: int, size: int = 1) -> None:
         if port in self.windows and self.windows[port][1]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from avmm.devices.block import BlockError, BlockFault
 from avmm.host import backing, throttle
 from avmm.host.backing import BackingFile
-from avmm.host.opening import ImageError
+from avmm.host.opening import ImageError, Mode
 from avmm.host.overlay import PAGE, Overlay
 from tests.host.leaks import nothing_left
 
@@ -137,7 +137,7 @@ async def test_a_slow_write_sends_the_next_ones_to_the_threads(image: Path, monk
         ("overlay", "overlay", True),
     ],
 )
-async def test_locks_within_one_process(image: Path, mode: backing.Mode, second: backing.Mode, works: bool) -> None:
+async def test_locks_within_one_process(image: Path, mode: Mode, second: Mode, works: bool) -> None:
     first = await BackingFile.open(image, mode)
     with nothing_left():
         if works:
@@ -204,7 +204,7 @@ async def test_image_errors(image: Path, tmp_path: Path, monkeypatch: pytest.Mon
     short = tmp_path / "short"
     short.write_bytes(b"x" * 511)
     os.mkfifo(tmp_path / "pipe")
-    cases: list[tuple[Path, backing.Mode, int | None, str]] = [
+    cases: list[tuple[Path, Mode, int | None, str]] = [
         (tmp_path / "none", "rw", None, r"none does not exist\."),
         (tmp_path / "none", "ro", 4096, r"none does not exist\."),
         (image / "below", "rw", None, r"does not exist\."),

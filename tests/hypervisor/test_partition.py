@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -98,12 +99,16 @@ async def test_stop_while_paused_and_before_power_on() -> None:
     machine.partition.close()
 
 
+def halted(machine: Machine, times: int) -> bool:
+    return machine.peek(0x3000) == times and machine.partition.vcpu.halts == times
+
+
 @pytest.mark.asyncio
 async def test_reset_while_halted_with_interrupts_off() -> None:
     machine = Machine("inc dword [0x3000]\ncli\nhlt", virtual=False)
     await machine.partition.power_on()
     for n in range(1, 4):
-        await until(lambda n=n: machine.peek(0x3000) == n and machine.partition.vcpu.halts == n)
+        await until(partial(halted, machine, n))
         machine.partition.reset("button")
     await until(lambda: machine.peek(0x3000) == 4)
     await machine.partition.stop()
@@ -414,11 +419,14 @@ async def test_many_machines_leave_nothing() -> None:
         await machine.partition.stop()
         machine.partition.close()
 
-    threads = threading.active_count()
+    def machines() -> int:
+        gc.collect()
+        return sum(isinstance(o, Partition) for o in gc.get_objects())
+
+    threads, before = threading.active_count(), machines()
     for n in range(60):
         await one(n)
-    gc.collect()
-    assert sum(isinstance(o, Partition) for o in gc.get_objects()) <= 1
+    assert machines() <= before + 1
     assert threading.active_count() == threads
     assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmm.hypervisor.ram import PAGE, Ram, RamImage
+from avmm.hypervisor.ram import Ram, RamImage
+from avmm.memory import PAGE
 
 SIZE = 64 * PAGE
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from avmm.devices.ata import AtaDisk
 from avmm.devices.ata.drive import DiskModes
 from avmm.devices.ata.registers import BSY, Phase
-from avmm.interpose.ata.sequence import AtaSequence, Stage
+from avmm.interpose.ata.sequence import Stage
 from avmm.interpose.front import Way
+from avmm.interpose.handover import Sequence
 from avmm.interpose.switch import Outcome, Plan, Step
 from tests.interpose.rig import (
     BASE,
@@ -152,7 +153,7 @@ class From:
         self.access = access
         self.machine: Switched | None = None
 
-    def __call__(self, mirror: AtaSequence) -> bool:
+    def __call__(self, mirror: Sequence) -> bool:
         assert self.machine is not None
         return self.machine.accesses >= self.access and mirror.stage is not Stage.IDLE
 

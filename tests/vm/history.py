@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import avmm
+from avmm.cpu.unicorn.processor import UnicornProcessor
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ async def moment(vm: avmm.Vm) -> Moment:
     """Stop a machine where it is, and tell."""
     await vm.pause()
     partition = vm.partition
+    assert isinstance(partition.processor, UnicornProcessor)
     counters = {name: count for name, count in partition.processor.counters().items() if name not in HOST}
     return Moment(
         hashlib.sha256(partition.memory.view).hexdigest(), partition.processor.units, counters | {"injected": partition.injected},

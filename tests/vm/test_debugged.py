@@ -10,6 +10,7 @@ import pytest
 
 import avmm
 import avmm_guests
+from avmm.cpu.unicorn.processor import UnicornProcessor
 from avmm.hypervisor.advance import run_to
 
 END = 400_000_000  # ns of machine time: the guest is at its prompt and waits
@@ -39,6 +40,7 @@ async def boot(vm: avmm.Vm, *, debug: bool) -> tuple[object, ...]:
             await run_to(partition, now=END)
     while partition.clock.now() < END:
         await run_to(partition, now=END)
+    assert isinstance(partition.processor, UnicornProcessor)
     counters = {name: count for name, count in partition.processor.counters().items() if not name.endswith(("_ns", "cycles"))}
     return partition.clock.now(), partition.processor.units, counters, hashlib.sha256(partition.memory.view).hexdigest(), vm.screen.text()
 

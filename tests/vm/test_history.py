@@ -162,9 +162,9 @@ async def test_what_has_no_history_says_so(vm: avmm.Vm) -> None:
         await vm.rewind(1)
     history = await vm.keep_history()
     assert await vm.keep_history() is history
-    for early in ({"now": 1}, {"units": 1}):
+    for now, units in ((1, None), (None, 1)):
         with pytest.raises(avmm.SnapshotError, match=r"the history of vm begins at [0-9.]+ s, after \d+ units of work"):
-            await history.goto(**early)
+            await history.goto(now=now, units=units)
     async with avmm.Host() as host:
         real = await host.create_vm(avmm.VmConfig(memory="1M", clock="real"))
         await real.start()

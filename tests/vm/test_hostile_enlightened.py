@@ -47,12 +47,13 @@ class Guest:
         assert self.vm is not None
         vm, bus = self.vm, self.vm.machine.vmbus
         assert bus is not None
+        hyperv = bus.hyperv
         await cpu.store(0xFEE000F0, 0x1FF)
 
         class Gate:
             """Hypercalls and MSRs."""
 
-            call = staticmethod(bus.hyperv.call)
+            call = staticmethod(hyperv.call)
 
             @staticmethod
             def write(index: int, value: int) -> bool:

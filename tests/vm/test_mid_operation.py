@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import avmm
+from avmm.clock import VirtualClock
 from avmm.control.placement import MachineSite
-from avmm.cpu.script import ScriptCpu
+from avmm.cpu.script import ScriptCpu, ScriptProcessor
 from avmm.devices.i8042 import I8042
 from avmm.devices.uart import Uart
 from tests.vm.scripted import end_of_interrupt, start_pic, start_pit
@@ -222,7 +223,7 @@ class Player:
             case "in":
                 return await {1: cpu.inb, 2: cpu.inw, 4: cpu.inl}[rest[1]](rest[0])
             case "out":
-                return await {1: cpu.outb, 2: cpu.outw, 4: cpu.outl}[rest[1]](rest[0], rest[2])
+                await {1: cpu.outb, 2: cpu.outw, 4: cpu.outl}[rest[1]](rest[0], rest[2])
             case "pm":
                 port = self.vm.partition.devices["acpi-power"].ports[0].first + rest[0]
                 await cpu.outb(port, rest[1] & ~0x20)  # not into S5
@@ -230,24 +231,34 @@ class Player:
             case "ins":
                 return await cpu.insw(*rest)
             case "outs":
-                return await cpu.outsw(*rest)
+                await cpu.outsw(*rest)
             case "load":
                 return await cpu.load(*rest)
             case "store":
-                return await cpu.store(rest[0], rest[2], rest[1])
+                await cpu.store(rest[0], rest[2], rest[1])
             case "time":
-                return await self.wait(cpu, rest[0])
+                await self.wait(cpu, rest[0])
+            case _:
+                return self.from_outside(kind, *rest)
+        return None
+
+    def from_outside(self, kind: str, *rest: Any) -> object:
+        """Keys, the mouse and the serial line."""
         keyboard, uart = self.vm.partition.devices["keyboard"], self.vm.partition.devices["com1"]
         assert isinstance(keyboard, I8042)
         assert isinstance(uart, Uart)
         if kind == "keys":
             return [keyboard.press(rest[0]), keyboard.release(rest[0])]
-        return keyboard.mouse(*rest) if kind == "mouse" else uart.receive(rest[0])
+        if kind == "mouse":
+            keyboard.mouse(*rest)
+        else:
+            uart.receive(rest[0])
+        return None
 
     async def wait(self, cpu: ScriptCpu, ns: int) -> None:
         """Let machine time pass, each timer fire at its deadline."""
         clock = self.vm.partition.clock
-        assert isinstance(clock, avmm.clock.VirtualClock)
+        assert isinstance(clock, VirtualClock)
         end = clock.now() + ns
         while clock.now() < end:
             due = clock.next_due()
@@ -263,7 +274,7 @@ async def play(folder: Path, device: str, steps: list[Step], moves: set[int]) ->
         player.vm = vm = await host.create_vm(avmm.VmConfig(memory="1M", disks=disks, cdrom=folder / "cd.iso"), player.guest)
         await vm.start()
         processor = vm.partition.processor
-        assert isinstance(processor, avmm.cpu.script.ScriptProcessor)
+        assert isinstance(processor, ScriptProcessor)
         await vm.wait_until(lambda: processor.finished or len(player.seen) > MOST, timeout=100)
         return player.seen[:MOST]
 

@@ -347,6 +347,10 @@ async def recorded_and_paused(host: avmm.Host, path: Path) -> tuple[avmm.Vm, Rec
     return vm, recorder
 
 
+async def nobody_quits(vm: avmm.Vm | None) -> None:
+    raise AssertionError
+
+
 async def test_a_paused_machine_keeps_a_bounded_number_of_inputs(host: avmm.Host, tmp_path: Path) -> None:
     """Which come when it goes on, in order; what was one too many is said, by QMP as well, and the machine takes no harm."""
     vm, recorder = await recorded_and_paused(host, tmp_path / "r")
@@ -360,7 +364,7 @@ async def test_a_paused_machine_keeps_a_bounded_number_of_inputs(host: avmm.Host
             one_more()
     with pytest.raises(InputsFull):
         await vm.reset()
-    target = Target(host, COMMANDS, lambda: None, vm)
+    target = Target(host, COMMANDS, nobody_quits, vm)
     with pytest.raises(QmpError, match="let it run first"):
         await target.execute("send-key", {"keys": [{"type": "qcode", "data": "a"}]})
     target.unwatch(vm)

@@ -10,7 +10,7 @@ import pytest
 
 import avmm
 import avmm_guests
-from avmm.cpu.script import ScriptCpu
+from avmm.cpu.script import Guest, ScriptCpu
 from avmm.hypervisor.schedule import LAG, jain
 from tests import third_party
 from tests.control.panels import BUSY, ECHO, image
@@ -55,7 +55,7 @@ class House:
         self.busy: list[avmm.Vm] = []
         self.halting: list[avmm.Vm] = []
 
-    async def make(self, name: str, shows: str = "", *, busy: bool = False, script: avmm.Guest | None = None, **parts: object) -> avmm.Vm:
+    async def make(self, name: str, shows: str = "", *, busy: bool = False, script: Guest | None = None, **parts: object) -> avmm.Vm:
         """Make a machine, let it come alone to where it ``shows`` something, and have it wait for the others."""
         config = avmm.VmConfig(name=name, slice_us=25, **{"memory": "4M", **parts})  # type: ignore[arg-type]
         vm = await self.host.create_vm(config, script)

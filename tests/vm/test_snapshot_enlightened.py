@@ -201,10 +201,10 @@ async def test_a_server_without_a_state_is_named(host: avmm.Host) -> None:
     assert vmbus is not None
     assert isinstance(hyperv, HyperV)
     vmbus.offer(server)
-    handlers = hyperv.handlers()
+    handlers, call_of = hyperv.handlers(), hyperv.call
 
     class Guest:
-        call = staticmethod(hyperv.call)
+        call = staticmethod(call_of)
 
         @staticmethod
         def write(index: int, value: int) -> bool:

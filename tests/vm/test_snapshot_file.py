@@ -22,6 +22,7 @@ import guests
 from avmm.control import snapshot_file
 from avmm.devices.card import Card as PluginCard
 from avmm.devices.device import PortRange
+from avmm.devices.pit import Pit
 from tests.vm.history import moment
 
 OTHER_PROCESS = """
@@ -138,7 +139,10 @@ async def test_a_foreign_file_and_another_version_are_refused(content: bytes, tm
 async def test_a_state_that_makes_no_sense_is_refused(file: Path, tmp_path: Path) -> None:
     """Its digest is right: somebody made it so, or another avmm did."""
     taken, path = await avmm.Snapshot.load(file), tmp_path / "odd"
-    devices = tuple(replace(one, state=replace(one.state, version=9)) if one.name == "pit" else one for one in taken.partition.devices)
+    (pit,) = (one for one in taken.partition.devices if one.name == "pit")
+    assert isinstance(pit.state, Pit.State)
+    wrong = replace(pit, state=replace(pit.state, version=9))
+    devices = tuple(wrong if one is pit else one for one in taken.partition.devices)
     odd = replace(taken, partition=replace(taken.partition, devices=devices))
     await odd.save(path)
     async with avmm.Host() as host:
