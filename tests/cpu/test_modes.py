@@ -471,6 +471,16 @@ def test_the_time_stamp_counter_wraps() -> None:
     assert 0 < rig.reg("edi") <= rig.reg("eax") < 200
 
 
+@pytest.mark.parametrize("mode", ["pm32", "long"])
+def test_rdtscp_tells_the_processor_too(mode: str) -> None:
+    """ECX is IA32_TSC_AUX, EDX:EAX what RDTSC tells; the flags stay."""
+    rig = Rig("mov ecx, 0xc0000103\nmov eax, 0x1234\nxor edx, edx\nwrmsr\nnot ecx\nrdtsc\nmov esi, eax\ncmp ecx, ecx\nrdtscp\nsetz bl\nSTOP", mode)
+    rig.run()
+    assert rig.reg("rcx") == 0x1234
+    assert rig.reg("bl") == 1
+    assert (rig.reg("rax"), rig.reg("rdx")) == (rig.reg("rsi"), 0)  # the block has been counted as a whole
+
+
 def test_rdtsc_stops_where_machine_time_does() -> None:
     rig = Rig("mov ecx, 1000\nagain: loop again\nrdtsc\nmov ebx, eax\nmov ecx, 0x10\nrdmsr\nSTOP", "pm32", virtual_time=False)
     rig.cpu.set_time_base(5_000_000, 100)

@@ -156,10 +156,12 @@ def native() -> Native:
         "sysenter": ENV_SYSENTER,
         "star": ENV_STAR,
         "efer": ENV_EFER,
+        "tsc_aux": ENV_TSC_AUX,
     }
     _shim.configure(functions, offsets, INSTRUCTIONS)
     if not _shim.install_guard(library._handle):
         raise ProcessorError(f"this build of unicorn {found} is linked differently; avmm needs the Linux x86-64 wheel")
+    _shim.install_time_stamp(library._handle)
     tlb = _find_tlb()
     parts = (_shim.install_fast_stores, _shim.install_globals, _shim.install_blocks)
     fast = tlb is not None and all(install(library._handle) for install in parts)

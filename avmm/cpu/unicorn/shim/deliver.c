@@ -2,8 +2,10 @@
  *
  * Exceptions and INT n go through the guest's IDT by Unicorn's own do_interrupt, which siglongjmps on a nested fault:
  * no Python frame may be on the stack there. */
+#define _GNU_SOURCE
 #include "vcpu.h"
 #include <dlfcn.h>
+#include <link.h>
 
 enum { EXIT_VINTR = 0x64, EXIT_CPUID = 0x72, EXIT_MSR = 0x7c, EXIT_TRIPLE_FAULT = 0x7f, EXIT_VMMCALL = 0x81, CPU_INTERRUPT_VIRQ = 0x100 };
 enum { VECTOR_DB = 1, VECTOR_BP = 3, VECTOR_OF = 4, VECTOR_UD = 6, VECTOR_TS = 10, VECTOR_GP = 13 };
@@ -181,6 +183,37 @@ static uint32_t on_rdtsc(void *uc, Vcpu *v) {
     ENV64(v, RDX) = now >> 32;
     return 1;
 }
+static uint32_t on_rdtscp(void *uc, Vcpu *v) {
+    ENV64(v, RCX) = ENV32(v, layout.tsc_aux);
+    return on_rdtsc(uc, v);
+}
+
+/* Before it asks a hook, Unicorn restores the guest's state from the place in the translated code: a search among all blocks, half of
+ * what the instruction costs. RDTSC and RDTSCP have stored it right before, so that there is nothing to restore. */
+static bool (*stock_restore)(void *cpu, uintptr_t place, bool will_exit);
+static struct { uintptr_t begin, size; } time_stamps[2]; /* their helpers */
+static bool on_restore(void *cpu, uintptr_t place, bool will_exit) {
+    uintptr_t caller = (uintptr_t)__builtin_return_address(0);
+    for (int i = 0; i < 2; i++)
+        if (caller - time_stamps[i].begin < time_stamps[i].size) return true;
+    return stock_restore(cpu, place, will_exit);
+}
+bool deliver_time_stamp(void *library) {
+    static const char *const helpers[] = {"helper_rdtsc_x86_64", "helper_rdtscp_x86_64"};
+    void **slot = library_slot(library, "cpu_restore_state_x86_64"), *stock = dlsym(library, "cpu_restore_state_x86_64");
+    if (!slot || !stock) return false;
+    for (int i = 0; i < 2; i++) {
+        void *helper = dlsym(library, helpers[i]);
+        Dl_info info;
+        ElfW(Sym) *symbol;
+        if (!helper || !dladdr1(helper, &info, (void **)&symbol, RTLD_DL_SYMENT) || !symbol) return false;
+        time_stamps[i].begin = (uintptr_t)helper;
+        time_stamps[i].size = symbol->st_size;
+    }
+    memcpy((void *)&stock_restore, &stock, sizeof stock);
+    *slot = (void *)on_restore;
+    return true;
+}
 
 /* Unicorn ends the process when a privilege change needs the TSS and the task register holds none (LTR of a null selector,
  * a task switch to nothing). To the guest that is an invalid TSS, which ends in a triple fault if there is no stack at all. */
@@ -205,5 +238,5 @@ bool deliver_guard(void *library) {
 bool deliver_hooks(Vcpu *v, const int *instructions) {
     return hook(v, HOOK_INTR, on_interrupt, 0) && hook(v, HOOK_INSN_INVALID, on_invalid, 0) &&
            hook(v, HOOK_INSN, on_syscall, instructions[INSN_SYSCALL]) && hook(v, HOOK_INSN, on_sysenter, instructions[INSN_SYSENTER]) &&
-           hook(v, HOOK_INSN, on_rdtsc, instructions[INSN_RDTSC]) && hook(v, HOOK_INSN, on_rdtsc, instructions[INSN_RDTSCP]);
+           hook(v, HOOK_INSN, on_rdtsc, instructions[INSN_RDTSC]) && hook(v, HOOK_INSN, on_rdtscp, instructions[INSN_RDTSCP]);
 }

@@ -201,8 +201,8 @@ void **library_slot(void *library, const char *name) {
     return NULL;
 }
 
-/* Returns 0, or a negative number if something the trick needs is not there; then nothing was changed. */
-int faststore_install(void *library) {
+/* Returns whether all is there that it needs; if not, nothing was changed. */
+bool faststore_install(void *library) {
     struct { const char *name; void *ours; void **stock; void **slot; } t[] = {
         {"tlb_set_page_with_attrs_x86_64", set_page, (void **)&stock_set_page, NULL},
         {"tlb_protect_code_x86_64", protect, (void **)&stock_protect, NULL},
@@ -215,11 +215,11 @@ int faststore_install(void *library) {
     enum { N = sizeof t / sizeof *t };
     reset_dirty = dlsym(library, "tlb_reset_dirty_x86_64");
     map_ram_ptr = dlsym(library, "qemu_map_ram_ptr_x86_64");
-    if (!reset_dirty || !map_ram_ptr) return -3;
+    if (!reset_dirty || !map_ram_ptr) return false;
     for (int k = 0; k < N; k++)
-        if (!(t[k].slot = library_slot(library, t[k].name)) || !(*t[k].stock = dlsym(library, t[k].name))) return -10 - k;
+        if (!(t[k].slot = library_slot(library, t[k].name)) || !(*t[k].stock = dlsym(library, t[k].name))) return false;
     for (int k = 0; k < N; k++) *t[k].slot = t[k].ours;
-    return 0;
+    return true;
 }
 
 void faststore_walk(void *store, Vcpu *walker) { ((Store *)store)->walker = walker; }

@@ -448,7 +448,7 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
     FUNCTION(hook_del, "uc_hook_del")
 #define OFFSET(field) if (!take(offsets, #field, &value)) return NULL; layout.field = value;
     OFFSET(engine_cpu) OFFSET(env) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(cflags_next_tb) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
-    OFFSET(sysenter) OFFSET(star) OFFSET(efer)
+    OFFSET(sysenter) OFFSET(star) OFFSET(efer) OFFSET(tsc_aux)
     static const char *names[INSN_COUNT] = {"in", "out", "syscall", "sysenter", "rdtsc", "rdtscp"};
     for (int i = 0; i < INSN_COUNT; i++) {
         if (!take(numbers, names[i], &value)) return NULL;
@@ -456,33 +456,18 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
     }
     Py_RETURN_NONE;
 }
-static PyObject *install_fast_stores(PyObject *module, PyObject *handle) {
-    (void)module;
-    void *library = PyLong_AsVoidPtr(handle);
-    if (PyErr_Occurred()) return NULL;
-    return PyBool_FromLong(!faststore_install(library));
-}
-static PyObject *install_globals(PyObject *module, PyObject *handle) {
-    (void)module;
-    void *library = PyLong_AsVoidPtr(handle);
-    if (PyErr_Occurred()) return NULL;
-    return PyBool_FromLong(globals_install(library));
-}
-static PyObject *install_blocks(PyObject *module, PyObject *handle) {
-    (void)module;
-    void *library = PyLong_AsVoidPtr(handle);
-    if (PyErr_Occurred()) return NULL;
-    return PyBool_FromLong(blocks_install(library));
-}
-static PyObject *install_guard(PyObject *module, PyObject *handle) {
-    (void)module;
-    void *library = PyLong_AsVoidPtr(handle);
-    if (PyErr_Occurred()) return NULL;
-    return PyBool_FromLong(deliver_guard(library));
-}
-static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL}, {"install_fast_stores", install_fast_stores, METH_O, NULL},
-                                  {"install_guard", install_guard, METH_O, NULL}, {"install_globals", install_globals, METH_O, NULL},
-                                  {"install_blocks", install_blocks, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+/* install_...(library handle) -> whether it is in place */
+#define INSTALL(part, function) \
+    static PyObject *install_##part(PyObject *module, PyObject *handle) { \
+        (void)module; \
+        void *library = PyLong_AsVoidPtr(handle); \
+        return PyErr_Occurred() ? NULL : PyBool_FromLong(function(library)); \
+    }
+INSTALL(guard, deliver_guard) INSTALL(time_stamp, deliver_time_stamp)
+INSTALL(fast_stores, faststore_install) INSTALL(globals, globals_install) INSTALL(blocks, blocks_install)
+#define INSTALLS(part) {"install_" #part, install_##part, METH_O, NULL}
+static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL}, INSTALLS(guard), INSTALLS(time_stamp), INSTALLS(fast_stores),
+                                  INSTALLS(globals), INSTALLS(blocks), {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_shim", NULL, -1, functions, NULL, NULL, NULL, NULL};
 PyMODINIT_FUNC PyInit__shim(void) {
     PyObject *m = PyModule_Create(&module);

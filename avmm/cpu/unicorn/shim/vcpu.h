@@ -38,7 +38,7 @@ typedef struct {
 typedef struct {
     unsigned long engine_cpu, env;
     unsigned long interrupt_request, icount_high, halted, cflags_next_tb;
-    unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star, efer;
+    unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star, efer, tsc_aux;
 } Layout;
 
 extern Api api;
@@ -161,6 +161,7 @@ static inline void vcpu_step(Vcpu *v, int kind, uint32_t address, int size, uint
 /* deliver.c: exceptions, interrupts, VM exits, SYSCALL/SYSENTER, time stamp */
 bool deliver_hooks(Vcpu *v, const int *instructions);
 bool deliver_guard(void *library);
+bool deliver_time_stamp(void *library);
 /* blocks.c: what is counted for each block */
 bool blocks_hook(Vcpu *v);
 bool blocks_install(void *library);
@@ -195,7 +196,7 @@ void string_bulk(Vcpu *v, uint64_t linear, unsigned length);
 bool string_may_be(Vcpu *v, uint64_t linear, unsigned length);
 /* faststore.c */
 void **library_slot(void *library, const char *name);
-int faststore_install(void *library);
+bool faststore_install(void *library);
 void *faststore_register(Vcpu *v);
 void faststore_add_ram(void *store, uint8_t *host, uint64_t size);
 void faststore_remove_ram(void *store, uint8_t *host);
