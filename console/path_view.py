@@ -52,7 +52,7 @@ def picture(rate: Counters, facts: Facts) -> str:
     down = "║" if rate.irps or rate.channel_requests else "│"
     split = ("╦", "╚", "╗") if rate.irps else ("┬", "└", "┐")
     lines = [
-        f" guest {_arrow(rate.exits, '/s', 16)} trap ═> hypervisor {split[0]}{_arrow(rate.inside, '/s', 18)} device inside",
+        f" guest {_arrow(rate.exits, '/s', 16)} trap ═> hypervisor {split[0]}{_arrow(rate.inside, '/s', 18)} in the exit",
         _across(f" ▲ class driver  {kinds}", split[1], f"{_arrow(rate.irps, ' IRP/s', 18)} outside {'═' if rate.irps else '─'}{split[2]}"),
         _across(f" │ {shunt}", " ", f"{'disk: ' + mode if mode else '':<28}{down}"),
         f" │ {_bus(rate, facts.vmbus)}{down if facts.vmbus is None else '╣' if rate.channel_requests else '┤'}",

@@ -27,6 +27,7 @@ class Counters:
     memory: int = 0
     other: int = 0
     inside: int = 0
+    """Accesses answered in their exit: by a device inside, or a plain register of one outside."""
     irps: int = 0
     """I/O request packets to devices outside."""
     ata: int = 0
@@ -148,7 +149,7 @@ class Observer:
         disks = [disk.stats for disk in drives(vm).values()]
         return Counters(
             io=exits["in"] + exits["out"], memory=exits["load"] + exits["store"], other=exits["instruction"] + exits["interrupt"],
-            inside=stats.inside, irps=stats.outside, direct=stats.direct, injected=stats.injected,
+            inside=stats.inside + stats.plain, irps=stats.outside, direct=stats.direct, injected=stats.injected,
             ata=sum(port.reads + port.writes for port in stats.ports if port.device in ATA),
             signals=sum(channel.stats.signals for channel in vm.machine.disk_channels()),
             channel_requests=sum(server.stats.requests for server in vm.machine.disk_servers()),
