@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from typing import Final
 
-PAGE = 4096
+PAGE: Final = 4096
 Segment = tuple[int, int]
 """Guest-physical address and length of memory in one piece."""
 

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.host.opening import ImageError, Mode, close_image, explain, open_image
@@ -39,7 +39,7 @@ Segment = tuple[int, int, int, int]
 
 READ_NOW = 1 << 20
 WRITE_NOW = 128 << 10
-PIECES = 1024  # IOV_MAX
+PIECES: Final = 1024  # IOV_MAX
 SAMPLE, SAMPLES = 16 << 10, 32
 """Bytes of a sample of an image, and how many there are at most, more or less."""
 COMMIT_SECTORS = 2048

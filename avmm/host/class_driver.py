@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from time import monotonic_ns
+from typing import Final
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.host.requests import Hops, Op, StorageRequest, StorageStage
 
-LARGEST = (1 << 20) // SECTOR
+LARGEST: Final = (1 << 20) // SECTOR
 """Sectors in one request to the port driver, at most: 1 MiB."""
 
 

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Final
 
 from avmm.devices.block import SECTOR
 from avmm.host.backing import BackingFile
 from avmm.host.requests import Hops, Op, StorageRequest, StorageStage
 
-_READ = Op.READ
+_READ: Final = Op.READ
 
 
 class FileDevice(StorageStage):

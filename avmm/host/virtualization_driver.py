@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault, journey
 from avmm.host.backing import BackingFile
@@ -29,7 +29,8 @@ from avmm.host.port_driver import PortDriver
 from avmm.host.requests import Data, Hops, Op, StorageRequest, StorageStage
 from avmm.hypervisor.irp import next_id
 
-_READ, _WRITE = Op.READ, Op.WRITE
+_READ: Final = Op.READ
+_WRITE: Final = Op.WRITE
 
 
 @dataclass(slots=True)

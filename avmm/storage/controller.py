@@ -44,9 +44,12 @@ TARGETS: Final = 2
 PATHS: Final = 8
 LUNS: Final = 64
 
-_IN_BAND, _GPA_DIRECT, _COMPLETION = PacketKind.IN_BAND, PacketKind.GPA_DIRECT, PacketKind.COMPLETION
-_OUT, _NONE = int(Direction.OUT), int(Direction.NONE)
-_SUCCESS = SrbStatus.SUCCESS
+_IN_BAND: Final = PacketKind.IN_BAND
+_GPA_DIRECT: Final = PacketKind.GPA_DIRECT
+_COMPLETION: Final = PacketKind.COMPLETION
+_OUT: Final = int(Direction.OUT)
+_NONE: Final = int(Direction.NONE)
+_SUCCESS: Final = SrbStatus.SUCCESS
 
 Address = tuple[int, int, int]
 """Path, target, LUN."""

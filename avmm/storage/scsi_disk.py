@@ -57,13 +57,13 @@ class Command(NamedTuple):
     room: int = 0
 
 
-_new = tuple.__new__  # a named tuple's own is a Python function
+_new: Final = tuple.__new__  # a named tuple's own is a Python function
 GOOD: Final = Result()
 Inject = Callable[[str, int, int], BlockFault | None]
 """``inject(op, lba, count)``, op one of read, write, flush, discard: the fault to answer with instead of doing it, or None."""
 _Handler = Callable[["ScsiDisk", Command], Result | Work]
 
-_LENGTHS = (6, 10, 10, 0, 16, 12, 0, 0)
+_LENGTHS: Final = (6, 10, 10, 0, 16, 12, 0, 0)
 """CDB length by the top three bits of the operation code; 0 for vendor-specific and variable ones."""
 
 
@@ -345,7 +345,7 @@ def _address(cdb: bytes) -> tuple[int, int]:
     return int.from_bytes(cdb[2:6], "big"), int.from_bytes(count, "big")
 
 
-_GROUP_1 = struct.Struct(">2xIxH")  # address and count in a CDB of ten bytes
+_GROUP_1: Final = struct.Struct(">2xIxH")  # address and count in a CDB of ten bytes
 
 
 def _chunks(lba: int, count: int) -> Iterator[tuple[int, int]]:

@@ -20,13 +20,13 @@ from mypy_extensions import mypyc_attr
 SCSI_INTERFACE: Final = UUID("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f")
 IDE_INTERFACE: Final = UUID("32412632-86cb-44a2-9b5c-50d1417354f5")
 
-_HEADER = struct.Struct("<III")
-_REQUEST = struct.Struct("<HBBBBBBBBBBI20s")
-_COMPLETION = struct.Struct("<III HBBBBBBBBBBI20s")
-_PROPERTIES = struct.Struct("<IHHIIQ")
-_IDE_USER_DATA = struct.Struct("<HBBII12x")
+_HEADER: Final = struct.Struct("<III")
+_REQUEST: Final = struct.Struct("<HBBBBBBBBBBI20s")
+_COMPLETION: Final = struct.Struct("<III HBBBBBBBBBBI20s")
+_PROPERTIES: Final = struct.Struct("<IHHIIQ")
+_IDE_USER_DATA: Final = struct.Struct("<HBBII12x")
 
-_new = tuple.__new__  # a named tuple's own is a Python function
+_new: Final = tuple.__new__  # a named tuple's own is a Python function
 HEADER_SIZE: Final = _HEADER.size
 REQUEST_V1_SIZE: Final = _REQUEST.size
 REQUEST_V2_SIZE: Final = 52
@@ -117,7 +117,7 @@ class SrbStatus(enum.IntEnum):
 AUTOSENSE_VALID: Final = 0x80
 """Added to an SRB status: the sense bytes hold sense data."""
 
-_NT_STATUS = {
+_NT_STATUS: Final = {
     SrbStatus.SUCCESS: NtStatus.SUCCESS,
     SrbStatus.BUSY: NtStatus.DEVICE_BUSY,
     SrbStatus.INVALID_LUN: NtStatus.DEVICE_DOES_NOT_EXIST,
@@ -140,7 +140,8 @@ def nt_status(srb_status: SrbStatus) -> NtStatus:
     return _NT_STATUS.get(srb_status, NtStatus.IO_DEVICE_ERROR)
 
 
-_SUCCESS, _NT_SUCCESS = SrbStatus.SUCCESS, NtStatus.SUCCESS
+_SUCCESS: Final = SrbStatus.SUCCESS
+_NT_SUCCESS: Final = NtStatus.SUCCESS
 
 
 class Direction(enum.IntEnum):
@@ -172,7 +173,7 @@ class VstorPacket(NamedTuple):
         return (_HEADER.pack(self.operation, self.flags, self.status) + self.body).ljust(size, b"\0")[:size]
 
 
-_COMPLETE_IO = int(Operation.COMPLETE_IO)
+_COMPLETE_IO: Final = int(Operation.COMPLETE_IO)
 
 
 def reply_size(request_size: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -22,10 +23,10 @@ from avmm.vmbus.ring import Incoming, Outgoing, RingError, RingMemory, RingState
 from avmm.vmbus.server import ChannelServer
 from avmm.vmbus.wire import WireError
 
-TURN = 32
+TURN: Final = 32
 """Packets taken in one turn; then others have theirs."""
 REQUESTS, REPLY_BYTES = 256, 64
-_COMPLETION = PacketKind.COMPLETION
+_COMPLETION: Final = PacketKind.COMPLETION
 
 
 @dataclass(slots=True)

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from avmm.vmbus.ranges import RANGE, GpaRange, GpaRanges, pack_ranges, unpack_ranges
 from avmm.vmbus.wire import WireError
 
-DESCRIPTOR = struct.Struct("<HHHHQ")
-FOOTER = struct.Struct("<II")
-SMALLEST = DESCRIPTOR.size + FOOTER.size
+DESCRIPTOR: Final = struct.Struct("<HHHHQ")
+FOOTER: Final = struct.Struct("<II")
+SMALLEST: Final = DESCRIPTOR.size + FOOTER.size
 """Bytes of a packet with nothing in it."""
-COMPLETION_REQUESTED = 1
-_GPA_DIRECT = struct.Struct("<II")
-_TRANSFER_PAGES = struct.Struct("<HHI")
-_new = tuple.__new__  # a named tuple's own is a Python function
+COMPLETION_REQUESTED: Final = 1
+_GPA_DIRECT: Final = struct.Struct("<II")
+_TRANSFER_PAGES: Final = struct.Struct("<HHI")
+_new: Final = tuple.__new__  # a named tuple's own is a Python function
 
 
 class PacketKind(enum.IntEnum):
@@ -114,6 +114,8 @@ def _transfer_pages(between: bytes) -> tuple[int, GpaRanges]:
     return page_set, GpaRanges(GpaRange(*pair) for pair in RANGE.iter_unpack(between[_TRANSFER_PAGES.size : end]))
 
 
-_KINDS = {int(kind): kind for kind in PacketKind}
-_DIRECT, _IN_BAND, _COMPLETION = PacketKind.GPA_DIRECT, PacketKind.IN_BAND, PacketKind.COMPLETION
-_NO_RANGES = GpaRanges()
+_KINDS: Final = {int(kind): kind for kind in PacketKind}
+_DIRECT: Final = PacketKind.GPA_DIRECT
+_IN_BAND: Final = PacketKind.IN_BAND
+_COMPLETION: Final = PacketKind.COMPLETION
+_NO_RANGES: Final = GpaRanges()

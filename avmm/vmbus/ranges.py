@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from mypy_extensions import mypyc_attr
 
 from avmm.memory import PAGE, GuestMemory, Segment
 from avmm.vmbus.wire import WireError
 
-RANGE = struct.Struct("<II")
-_new = tuple.__new__  # a named tuple's own is a Python function
+RANGE: Final = struct.Struct("<II")
+_new: Final = tuple.__new__  # a named tuple's own is a Python function
 
 
 class GpaRange(NamedTuple):
@@ -48,6 +50,7 @@ class GpaRange(NamedTuple):
             yield address, length
 
 
+@mypyc_attr(native_class=False)  # mypyc makes none of a tuple
 class GpaRanges(tuple[GpaRange, ...]):
     """The ranges of one packet, in order; reads and writes go through all of them as if they were one."""
 
@@ -128,4 +131,4 @@ def unpack_ranges(data: bytes, count: int, pages: int, at: int = 0, end: int | N
     return GpaRanges(ranges), at
 
 
-_PFNS = [struct.Struct(f"<{pages}Q") for pages in range(18)]  # up to 64 KiB, wherever in its first page they begin
+_PFNS: Final = [struct.Struct(f"<{pages}Q") for pages in range(18)]  # up to 64 KiB, wherever in its first page they begin

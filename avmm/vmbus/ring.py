@@ -13,18 +13,26 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
 from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus.packets import FOOTER, SMALLEST
 
-WRITE_INDEX, READ_INDEX, INTERRUPT_MASK, PENDING_SEND_SIZE, FEATURES = 0, 4, 8, 12, 64
-_WRITE, _READ, _MASK, _PENDING = WRITE_INDEX // 4, READ_INDEX // 4, INTERRUPT_MASK // 4, PENDING_SEND_SIZE // 4
-AHEAD = 512  # bytes copied at once when a packet is taken: most are smaller
-FEATURE_PENDING_SEND_SIZE = 1
-_SIZES = struct.Struct("<HH")  # of a packet: the second and third fields of its descriptor
-GAP = 8  # a ring is never filled to the last byte: equal indices mean empty
+WRITE_INDEX: Final = 0
+READ_INDEX: Final = 4
+INTERRUPT_MASK: Final = 8
+PENDING_SEND_SIZE: Final = 12
+FEATURES: Final = 64
+_WRITE: Final = WRITE_INDEX // 4
+_READ: Final = READ_INDEX // 4
+_MASK: Final = INTERRUPT_MASK // 4
+_PENDING: Final = PENDING_SEND_SIZE // 4
+AHEAD: Final = 512  # bytes copied at once when a packet is taken: most are smaller
+FEATURE_PENDING_SEND_SIZE: Final = 1
+_SIZES: Final = struct.Struct("<HH")  # of a packet: the second and third fields of its descriptor
+GAP: Final = 8  # a ring is never filled to the last byte: equal indices mean empty
 
 
 if sys.byteorder != "little":
