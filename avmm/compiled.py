@@ -36,4 +36,5 @@ def check(root: Path = ROOT) -> None:
         except FileNotFoundError:
             same = False
         if not same:
-            raise StaleError(f"{path} has changed since it was compiled: run `make compiled`, or `make interpreted` to do without.")
+            sentence = f"{path} has changed since it was compiled: run `make compiled`, or `make interpreted` to do without."
+            raise StaleError(sentence, name="avmm")

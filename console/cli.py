@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _status_of(error: Exception) -> int | None:
     """The exit status for what is no fault of ours; None for a bug. A wrong name is told without loading all that may raise the others."""
+    if isinstance(error, ImportError) and error.name == "avmm":  # there is no loading it
+        return 2
     from avmm.control.config import ConfigError
 
     if isinstance(error, ConfigError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -43,6 +45,18 @@ def test_a_source_that_is_not_what_was_compiled_is_refused(tmp_path: Path, after
         source.write_bytes(after)
     with pytest.raises(compiled.StaleError, match=r"^avmm/part\.py has changed since it was compiled: run `make compiled`"):
         compiled.check(tmp_path)
+
+
+def test_the_command_line_says_so_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "avmm").mkdir()
+    for name in ("__init__.py", "compiled.py"):
+        (tmp_path / "avmm" / name).write_bytes((compiled.ROOT / "avmm" / name).read_bytes())
+    (tmp_path / "avmm/compiled.json").write_text(json.dumps({"avmm/__init__.py": "another"}))
+    (tmp_path / "avmm_console").symlink_to(compiled.ROOT / "console")
+    ran = subprocess.run([sys.executable, "-m", "avmm_console", "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    expected = "avmm: avmm/__init__.py has changed since it was compiled: run `make compiled`, or `make interpreted` to do without"
+    assert ran.stderr.strip() == expected
 
 
 def modules_used(path: Path) -> set[Path]:
