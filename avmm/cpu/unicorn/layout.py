@@ -52,6 +52,8 @@ ENV_IS_INT = 0x150C
 ENV_NEXT_EIP = 0x1510
 ENV_POINTER = 0x15B8  # the only host address among them: eight bytes that belong to this process
 ENV_SIZE = 0x1700
+FLAGS_OF_BLOCKS = 0x73100  # of RFLAGS, those that a block is translated for: TF, IOPL, RF, VM, AC
+CF_CLUSTER, CF_COMPARED = 0xFF000000, 0xFF0EFFFF  # of a block's compile flags: the processor's cluster, and what is compared
 TLB_MODES = 3
 TLB_SEARCH = 0x200  # the TLB descriptors lie within this many bytes before env
 TLB_DETAILS = 696  # bytes of what Unicorn keeps besides for each mode: right before the descriptors, and eight bytes of padding
@@ -163,7 +165,7 @@ def native() -> Native:
         raise ProcessorError(f"this build of unicorn {found} is linked differently; avmm needs the Linux x86-64 wheel")
     _shim.install_time_stamp(library._handle)
     tlb = _find_tlb()
-    parts = (_shim.install_fast_stores, _shim.install_globals, _shim.install_blocks)
+    parts = (_shim.install_fast_stores, _shim.install_globals, _shim.install_blocks, _shim.install_jumps)
     fast = tlb is not None and all(install(library._handle) for install in parts)
     return Native(library, tlb if fast else None, _cpuid_function(library))
 
@@ -249,6 +251,7 @@ def _verify(library: ctypes.CDLL, interrupt_handler: int) -> None:
     idle, next_block.value = next_block.value, 1
     engine.emu_start(0x10010, 0)
     prove("instructions of the next block", (idle, next_block.value, blocks) == (0xFFFFFFFF, 0xFFFFFFFF, [1, 2]))
+    prove("translated block", _block_head(library, inside, 0x10011) == (0x10011, 0, _block_flags(inside), 2, CF_CLUSTER))
 
     ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(interrupt_handler)(inside.cpu, 0x100)
     prove("interrupt request", i32(inside.cpu + CPU_INTERRUPT_REQUEST) == 0x100)
@@ -257,6 +260,23 @@ def _verify(library: ctypes.CDLL, interrupt_handler: int) -> None:
     library.cpu_exit(inside.cpu)
     prove("icount", ctypes.c_uint16.from_address(inside.cpu + CPU_ICOUNT_HIGH).value == 0xFFFF)
     prove("no_exit_request", [_store_after_stop(value) for value in (0, 1)] == [0, 0x5A])
+
+
+def _block_flags(inside: Inside) -> int:
+    """The state of the processor that a block is translated for."""
+    return inside.d[ENV_HFLAGS // 4] | inside.d[ENV_RFLAGS // 4] & FLAGS_OF_BLOCKS
+
+
+def _block_head(library: ctypes.CDLL, inside: Inside, address: int) -> tuple[int, ...] | None:
+    """Return address, code segment's base, flags, size and compared flags of the block that Unicorn finds at an address."""
+    find = library.tb_htable_lookup_x86_64
+    find.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32]
+    find.restype = ctypes.c_void_p
+    block = find(inside.cpu, address, 0, _block_flags(inside), CF_CLUSTER)
+    if not block:
+        return None
+    pc, base, flags, size, _instructions, compared = struct.unpack("<QQIHHI", ctypes.string_at(block, 28))
+    return pc, base, flags, size, compared & CF_COMPARED
 
 
 def _store_after_stop(no_exit_request: int) -> int:

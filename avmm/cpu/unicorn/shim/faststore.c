@@ -128,7 +128,7 @@ void faststore_no_code(void *store) {
 static void flush(void *cpu) {
     stock_flush(cpu);
     Store *s = find(cpu);
-    if (s) faststore_no_code(s);
+    if (s) faststore_no_code(s), jumps_forget(&s->globals.jumps);
 }
 /* a slow store hit a page without blocks (entry older than the unprotect): sweep the TLB, unless sweeping was in vain lately */
 static void page_fast(void *uc, void *pages, uint64_t ram_address, int length, uintptr_t retaddr) {
@@ -231,6 +231,7 @@ void faststore_unregister(void *store) {
     generation++;
     pthread_mutex_unlock(&list);
     for (int i = 0; i < s->ram_count; i++) free(s->rams[i].has_code);
+    jumps_free(&s->globals.jumps);
     free(s);
 }
 void *faststore_register(Vcpu *v) {

@@ -1,4 +1,5 @@
 /* Guest-physical memory: RAM slots backed by host memory, and everything else as memory-mapped I/O. */
+#include "tlb.h"
 #include "vcpu.h"
 
 static uint64_t on_load(void *uc, uint64_t offset, unsigned size, Vcpu *v, uint64_t base) {
@@ -76,6 +77,20 @@ uint8_t *memory_host(Vcpu *v, uint64_t physical, uint64_t length) {
             return s->host + (physical - s->base);
     }
     return NULL;
+}
+
+static int mmu_mode(const Vcpu *v) {
+    enum { MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2, HF_SMAP = 1 << 23, FLAG_AC = 1 << 18 };
+    if ((ENV32(v, HFLAGS) & HF_CPL) == 3) return MMU_USER;
+    return !(ENV32(v, HFLAGS) & HF_SMAP) || (ENV64(v, EFLAGS) & FLAG_AC) ? MMU_KNOSMAP : MMU_KSMAP;
+}
+/* Host address behind a linear address that the TLB maps as plain RAM for this kind of access (where TlbEntry has it), else NULL. */
+uint8_t *memory_behind(const Vcpu *v, uint64_t linear, size_t kind) {
+    enum { PAGE = 4096 };
+    TlbFast *f = (TlbFast *)v->tlb + mmu_mode(v);
+    TlbEntry *e = f->table + ((linear / PAGE) & (f->mask >> 6));
+    uint64_t tag = *(uint64_t *)((char *)e + kind);
+    return tag == (linear & ~(uint64_t)(PAGE - 1)) ? (uint8_t *)(linear + e->addend) : NULL;
 }
 
 /* Forget translated code of RAM that someone else than a guest store has written: mostly data, of which the engine need not be asked. */

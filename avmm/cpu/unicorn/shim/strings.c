@@ -11,27 +11,15 @@
 #include "vcpu.h"
 #include <stddef.h>
 
-enum { PAGE = 4096, MMU_KSMAP = 0, MMU_USER = 1, MMU_KNOSMAP = 2 };
-enum { HF_SMAP = 1 << 23, FLAG_AC = 1 << 18 };
+enum { PAGE = 4096 };
 enum { OP_MOVS = 0xa4, OP_STOS = 0xaa, FETCH = 4 /* UC_PROT_EXEC */, WORTHWHILE = 8 };
 
 typedef struct { int operation, size; uint64_t mask; } String;
 
-static int mmu_mode(Vcpu *v) {
-    if ((ENV32(v, HFLAGS) & HF_CPL) == 3) return MMU_USER;
-    return !(ENV32(v, HFLAGS) & HF_SMAP) || (ENV64(v, EFLAGS) & FLAG_AC) ? MMU_KNOSMAP : MMU_KSMAP;
-}
-/* Host address behind a linear address that the TLB maps as plain RAM for this kind of access, else NULL. */
-static uint8_t *host_of(Vcpu *v, uint64_t linear, size_t kind) {
-    TlbFast *f = (TlbFast *)v->tlb + mmu_mode(v);
-    TlbEntry *e = f->table + ((linear / PAGE) & (f->mask >> 6));
-    uint64_t tag = *(uint64_t *)((char *)e + kind);
-    return tag == (linear & ~(uint64_t)(PAGE - 1)) ? (uint8_t *)(linear + e->addend) : NULL;
-}
 /* The instruction's bytes. Code that has been translated once is found without the TLB, which then need not map it in the mode
  * that it runs in: the kernel's copies to and from user space, between STAC and CLAC, hardly ever. */
 static bool fetch(Vcpu *v, uint64_t linear, unsigned length, uint8_t *code) {
-    const uint8_t *host = host_of(v, linear, offsetof(TlbEntry, code));
+    const uint8_t *host = memory_behind(v, linear, offsetof(TlbEntry, code));
     if ((linear & (PAGE - 1)) + length > PAGE) return false;
     if (host) memcpy(code, host, length);
     return host || !api.vmem_read(v->uc, linear, FETCH, code, length);
@@ -77,7 +65,7 @@ static uint64_t move_some(Vcpu *v, const String *s, uint64_t most) {
     uint64_t to = ENV64(v, RDI) & s->mask, linear = to + (flat ? 0 : ENV64(v, ES + SEGMENT_BASE));
     if (!flat) linear &= 0xffffffff;
     uint64_t n = elements(to, linear, s->mask, (uint64_t)s->size);
-    uint8_t *target = host_of(v, linear, offsetof(TlbEntry, write));
+    uint8_t *target = memory_behind(v, linear, offsetof(TlbEntry, write));
     if (n > most) n = most;
     if (!target || !n) return 0;
     if (s->operation == OP_STOS) fill(target, ENV64(v, RAX), s->size, n);
@@ -85,7 +73,7 @@ static uint64_t move_some(Vcpu *v, const String *s, uint64_t most) {
         uint64_t from = ENV64(v, RSI) & s->mask, source = from + (flat ? 0 : ENV64(v, DS + SEGMENT_BASE));
         if (!flat) source &= 0xffffffff;
         uint64_t room = elements(from, source, s->mask, (uint64_t)s->size);
-        const uint8_t *data = host_of(v, source, offsetof(TlbEntry, read));
+        const uint8_t *data = memory_behind(v, source, offsetof(TlbEntry, read));
         if (n > room) n = room;
         if (!data || !n) return 0;
         copy(target, data, s->size, n);

@@ -173,6 +173,7 @@ bool memory_map_ram(Vcpu *v, uint64_t base, uint64_t size, uint8_t *host);
 bool memory_map_io(Vcpu *v, uint64_t base, uint64_t size);
 bool memory_unmap(Vcpu *v, uint64_t base, uint64_t size);
 uint8_t *memory_host(Vcpu *v, uint64_t physical, uint64_t length);
+uint8_t *memory_behind(const Vcpu *v, uint64_t linear, size_t kind);
 void memory_free_regions(Vcpu *v);
 void memory_invalidate(Vcpu *v, uint8_t *host, uint64_t length);
 /* debug.c: breakpoints, watchpoints and single steps */

@@ -1,0 +1,82 @@
+"""The second cache of blocks: more jumps than the first holds, while code is written anew, mapped elsewhere and forgotten."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from avmm.cpu.engine import Exit
+from tests.cpu.rig import PRESENT, PT, USER, WRITE, Rig
+
+FIRST, PAGES, EACH = 0x140000, 24, 16  # pages of functions of 16 bytes: six thousand, where the first cache has room for 64 a page
+TABLE = 0x160000
+PAGE = 4096 // EACH
+FUNCTIONS = PAGES * PAGE
+OFTEN = 1500
+ROUNDS = 16
+SOURCE = f"""
+again: in eax, 0x40
+ mov ecx, eax
+ test eax, eax
+ jz done
+ mov rax, cr3
+ mov cr3, rax
+ xor edi, edi
+ mov rsi, {TABLE:#x}
+next: call [rsi]
+ add edi, eax
+ add rsi, 8
+ dec ecx
+ jnz next
+ mov eax, edi
+ out 0x80, eax
+ jmp again
+done: STOP
+"""
+
+
+@pytest.mark.parametrize("cache", [1 << 20, 8 << 20], ids=["emptied again and again", "large enough"])
+@pytest.mark.parametrize("page_global", [False, True])
+def test_jumps_find_the_code_that_is_there(cache: int, page_global: bool) -> None:
+    """Before each round a thousand functions are written anew, as by DMA, and a page is mapped to another's code.
+
+    Some functions are called more often than others, so that what was forgotten with a full code cache is asked for again while it
+    still lies there.
+    """
+    chance = random.Random(cache)
+    rig = Rig(SOURCE, "long", code_cache=cache, cr4=0x80 if page_global else 0)
+    values = [chance.getrandbits(20) for _ in range(FUNCTIONS)]  # by place in memory
+    frames = list(range(PAGES))  # which of the pages of memory each page of addresses has
+
+    def write(number: int) -> None:
+        at = FIRST + number * EACH
+        rig.ram[at : at + 6] = b"\xb8" + struct.pack("<I", values[number]) + b"\xc3"  # mov eax, value; ret
+        rig.cpu.invalidate(at, 6)
+
+    def change() -> None:
+        for number in chance.sample(range(FUNCTIONS), 1000):
+            values[number] = chance.getrandbits(20)
+            write(number)
+        one, other = chance.sample(range(PAGES), 2)
+        frames[one] = frames[other]  # two pages of addresses have the same code now
+        rig.poke(PT + 8 * ((FIRST >> 12) + one), "Q", FIRST + (frames[one] << 12) | PRESENT | WRITE | USER)
+
+    for number in range(FUNCTIONS):
+        write(number)
+    expected: list[int] = []
+
+    def begin(_port: int, _size: int) -> int:
+        if len(expected) == ROUNDS:
+            return 0
+        change()
+        often, rest = range(OFTEN), range(OFTEN, FUNCTIONS)
+        calls = [*chance.sample(often, OFTEN), *chance.sample(often, OFTEN), *chance.sample(rest, chance.randrange(1, 3000))]
+        rig.ram[TABLE : TABLE + 8 * len(calls)] = struct.pack(f"<{len(calls)}Q", *[FIRST + number * EACH for number in calls])
+        expected.append(sum(values[frames[number // PAGE] * PAGE + number % PAGE] for number in calls) & 0xFFFFFFFF)
+        return len(calls)
+
+    rig.on_in = begin
+    assert rig.run(1 << 28) is Exit.STOPPED, rig.traps
+    assert [value for _, _, value in rig.log] == expected
