@@ -229,6 +229,34 @@ def test_wall_time_stands_still_at_a_horizon(monkeypatch: pytest.MonkeyPatch) ->
     assert told == [(0, 200), (0, 150), (150, 150), (150, 150), (150, 200), (160, FOREVER)]
 
 
+def test_a_horizon_that_has_been_passed_already_takes_time_back_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it had been set in time, when nobody has looked since: neither a timer nor the time stamp counter."""
+    host = 1_000
+    monkeypatch.setattr(time, "monotonic_ns", lambda: host)
+    clock, told = WallClock(), []
+    clock.on_change = lambda base, end: told.append((host + base, end + base))
+    host += 500
+    clock.set_horizon(150)
+    assert clock.now() == 150
+    clock.set_horizon(170)  # the nearer one counts
+    assert clock.now() == 150
+    clock.lift_horizon(150)
+    host += 10
+    assert clock.now() == 160
+    clock.pause()
+    clock.set_horizon(165)
+    host += 10
+    assert clock.now() == 160
+    clock.resume()
+    host += 10
+    assert clock.now() == 165
+    clock.lift_horizon(165)
+    clock.lift_horizon(170)
+    host += 100
+    assert clock.now() == 265
+    assert told[0] == (500, 150)  # what it would be now, and where it stops
+
+
 def test_paused_wall_time_can_be_set_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     host = 1_000
     monkeypatch.setattr(time, "monotonic_ns", lambda: host)

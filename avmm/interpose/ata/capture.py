@@ -108,23 +108,31 @@ async def capture(driver: AtaDriver, mirror: AtaSequence, numbers: tuple[int, ..
     states: list[DriveState | None] = [None, None]
     for n, drive in seen.items():
         states[n] = _drive(drive, identities[n].modes, device, mirror.features or 0)
-    drives, selected = tuple(states), device >> 4 & 1
+    selected = device >> 4 & 1
+    found = Captured(tuple(states), selected, nien, engine)
     issue = mirror.issue
-    if not transferring or issue is None:
-        shown = seen[selected if selected in seen else numbers[0]]
-        hob = HOB if raw == shown.previous and raw != shown.registers else 0
-        return Captured(drives, selected, nien | hob, engine)
-    if issue.flow not in (Flow.PIO_IN, Flow.PIO_OUT):
-        return Captured(_quiet(drives), selected, nien, engine, reissue=issue.code)
+    if transferring and issue is not None:
+        await _go_on(driver, mirror, issue, found, identities[issue.drive])
+        return found
+    shown = seen[selected if selected in seen else numbers[0]]
+    if raw == shown.previous and raw != shown.registers:
+        found.control |= HOB
+    return found
+
+
+async def _go_on(driver: AtaDriver, mirror: AtaSequence, issue: Issue, found: Captured, identity: Identity) -> None:
+    """Add to what was found what is left of the command in progress."""
+    if issue.flow is not Flow.PIO_IN and issue.flow is not Flow.PIO_OUT:
+        found.drives, found.reissue = _quiet(found.drives), issue.code
+        return
     idle = State(
-        drives, selected, nien, Phase.IDLE, issue.drive, Phase.IDLE, Address.CHS, 0, 0, SECTOR, b"", 0, 0, 0, 0, None
+        found.drives, found.selected, found.control, Phase.IDLE, issue.drive, Phase.IDLE, Address.CHS, 0, 0, SECTOR, b"", 0, 0, 0, 0, None
     )  # fmt: skip
-    identity = identities[issue.drive]
     if issue.flow is Flow.PIO_IN:
-        transfer = await _data_in(driver, mirror, issue, idle, identity)
+        found.transfer = await _data_in(driver, mirror, issue, idle, identity)
     else:
-        transfer = _data_out(mirror, issue, idle, identity)
-    return Captured(transfer.drives, selected, nien, engine, transfer)
+        found.transfer = _data_out(mirror, issue, idle, identity)
+    found.drives = found.transfer.drives
 
 
 def _engine(driver: AtaDriver) -> EngineState:
