@@ -128,12 +128,16 @@ class PortBus:
                     _retire(self._past, self._past_direct, entry[3])
 
     def add_route(self, ways: Iterable[tuple[Device, tuple[PortRange, ...], Read, Write]], *, direct: bool) -> Route:
-        """Make a way in which those ports can be answered that the devices have, with or without exits, for :meth:`take`."""
+        """Make a way in which those ports can be answered that the devices have, with or without exits, for :meth:`take`: the first
+        must be taken at once.
+        """
         route: Route = {}
         for device, ranges, read, write in ways:
             for span in ranges:
                 for port in range(span.first, span.first + span.count):
-                    if self.owner(port) == device.name:
+                    entry = self._ports.get(port)
+                    if entry is not None and entry[3].device == device.name:
+                        _retire(self._past, self._past_direct, entry[3])
                         route[port] = (read, write, span.width, Tally(device.name, True, direct=direct))
         self._routes.append(route)
         return route

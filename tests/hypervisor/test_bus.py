@@ -44,6 +44,52 @@ def plug(bus: PortBus, device: Recorder, inside: bool = True) -> Recorder:
     return device
 
 
+def test_a_device_is_reached_by_one_of_its_routes_and_each_counts_on() -> None:
+    bus = PortBus(no_wait)
+    real, copy = Recorder("a", (PortRange(0x20, 2),)), Recorder("a")
+    other = plug(bus, Recorder("b", (PortRange(0x22, 1),)))
+    plug(bus, real)
+    bus.read(0x20, 1)  # before there is a choice
+    ports = (PortRange(0x20, 3),)  # one of them is not its own
+    direct = bus.add_route([(real, ports, real.read, real.write)], direct=True)
+    trapped = bus.add_route([(real, ports, copy.read, copy.write)], direct=False)
+
+    def exits() -> int:
+        return sum(tally.reads + tally.writes for tally in bus.every() if tally.device == "a" and not tally.direct)
+
+    for _ in range(2):
+        bus.take(direct)
+        bus.read(0x20, 1)
+        bus.take(trapped)
+        bus.write(0x20, 1, 5)
+        bus.write(0x21, 1, 5)
+        bus.read(0x22, 1)
+    assert (len(real.log), len(copy.log), len(other.log)) == (3, 4, 2)
+    assert (bus.direct(), exits()) == ((2, 0), 5)
+    assert {port: (tally.reads, tally.writes) for port, tally in bus.tallies().items()} == {0x20: (0, 2), 0x21: (0, 2), 0x22: (2, 0)}
+
+
+def test_what_a_route_has_counted_is_kept_once_when_it_or_its_ports_go() -> None:
+    bus = PortBus(no_wait)
+    a = plug(bus, Recorder("a", (PortRange(0x20, 2),)))
+    routes = [bus.add_route([(a, a.ports, a.read, a.write)], direct=direct) for direct in (True, False)]
+    for route in routes:
+        bus.take(route)
+        bus.read(0x20, 1)
+        bus.read(0x21, 1)
+
+    def counts() -> tuple[tuple[int, int], int]:
+        return bus.direct(), sum(tally.reads for tally in bus.every() if not tally.direct)
+
+    assert counts() == ((2, 0), 2)
+    bus.detach(a.ports, a)
+    assert counts() == ((2, 0), 2)
+    assert bus.read(0x20, 1) == 0xFF
+    for route in routes:
+        bus.drop_route(route)
+        assert counts() == ((2, 0), 2)
+
+
 def test_each_port_goes_to_its_device() -> None:
     bus = PortBus(no_wait)
     a, b = plug(bus, Recorder("a", (PortRange(0x20, 2), PortRange(0xA0, 1)))), plug(bus, Recorder("b", (PortRange(0x22, 1, 4),)))
