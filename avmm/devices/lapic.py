@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from mypy_extensions import mypyc_attr
 
 from avmm.devices.device import Board, Device, MemoryRange
 from avmm.devices.lapic_registers import (
@@ -56,32 +58,34 @@ class Pic(Protocol):
         """Run the INTA cycle and return the vector."""
 
 
+@dataclass(frozen=True)
+@mypyc_attr(native_class=False)
+class State:
+    """Everything the guest can see."""
+
+    base: int
+    id: int
+    tpr: int
+    ldr: int
+    dfr: int
+    svr: int
+    isr: int
+    tmr: int
+    irr: int
+    esr: int
+    errors: int
+    icr: int
+    lvt: tuple[int, int, int, int, int, int]
+    pins: tuple[bool, bool]
+    timer: ApicTimer.State
+    version: int = 1
+
+
 class LocalApic(Device):
     """Registers at 0xFEE00000, interrupts from :meth:`inject`, the PIC on LINT0, and the vector by :meth:`acknowledge`."""
 
     name = "lapic"
     memory = (MemoryRange(BASE, 0x1000),)
-
-    @dataclass(frozen=True)
-    class State:
-        """Everything the guest can see."""
-
-        base: int
-        id: int
-        tpr: int
-        ldr: int
-        dfr: int
-        svr: int
-        isr: int
-        tmr: int
-        irr: int
-        esr: int
-        errors: int
-        icr: int
-        lvt: tuple[int, int, int, int, int, int]
-        pins: tuple[bool, bool]
-        timer: ApicTimer.State
-        version: int = 1
 
     def __init__(self, board: Board, pic: Pic) -> None:
         super().__init__(board)
@@ -384,7 +388,7 @@ class LocalApic(Device):
 
     def save(self) -> State:
         lvt = self._lvt
-        return self.State(
+        return State(
             base=self._base,
             id=self._id,
             tpr=self._tpr,
@@ -402,8 +406,8 @@ class LocalApic(Device):
             timer=self.timer.save(),
         )
 
-    def restore(self, state: State) -> None:
-        if not isinstance(state, self.State) or state.version != 1:
+    def restore(self, state: Any) -> None:
+        if not isinstance(state, State) or state.version != 1:
             raise ValueError("this is not a saved local APIC of version 1")
         self._base, self._id, self._tpr = state.base, state.id, state.tpr
         self._ldr, self._dfr, self._svr = state.ldr, state.dfr, state.svr

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from avmm.clock import Timer
 from avmm.devices.device import Board, Device
 from avmm.hypervisor.hyperv.hypercall import Connections, Status
@@ -60,6 +62,7 @@ class _OpenChannel:
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class OpenState:
     """An open channel: its end, its server's state, whether the ring is to be looked at, and whom it interrupts."""
 
@@ -67,10 +70,11 @@ class OpenState:
     target_vp: int
     rung: bool
     end: ChannelState
-    server: object
+    server: Any
 
 
 @dataclass(frozen=True)
+@mypyc_attr(native_class=False)
 class State:
     """A saved bus. What is offered is not state; how a guest knows it is."""
 

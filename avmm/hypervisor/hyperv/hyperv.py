@@ -12,7 +12,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from mypy_extensions import mypyc_attr
 
 from avmm.clock import Timer
 from avmm.cpu.engine import Processor
@@ -41,25 +43,27 @@ class Apic(InterruptSink, Protocol):
         """Store to the register page."""
 
 
+@dataclass(frozen=True)
+@mypyc_attr(native_class=False)
+class State:
+    """Everything the guest can see."""
+
+    guest_os_id: int
+    hypercall: int
+    reference_tsc: int
+    assist: int
+    tsc_invariant: int
+    crash: tuple[int, ...]
+    overlays: tuple[OverlayState, OverlayState, OverlayState]
+    synic: SynicState
+    timers: tuple[TimerState, ...]
+    version: int = 1
+
+
 class HyperV(Device):
     """What an enlightened guest talks to. The VMBus plugs itself into :attr:`connections`."""
 
     name = "hyperv"
-
-    @dataclass(frozen=True)
-    class State:
-        """Everything the guest can see."""
-
-        guest_os_id: int
-        hypercall: int
-        reference_tsc: int
-        assist: int
-        tsc_invariant: int
-        crash: tuple[int, ...]
-        overlays: tuple[OverlayState, OverlayState, OverlayState]
-        synic: SynicState
-        timers: tuple[TimerState, ...]
-        version: int = 1
 
     def __init__(self, board: Board, processor: Processor, apic: Apic) -> None:
         super().__init__(board)
@@ -264,14 +268,14 @@ class HyperV(Device):
         return [timer.deadline for timer in self.timers]
 
     def save(self) -> State:
-        return self.State(
+        return State(
             self.guest_os_id, self._hypercall, self._reference_tsc, self._assist, self._tsc_invariant, tuple(self._crash),
             (self._code.save(), self._time.save(), self._assist_page.save()),
             self.synic.save(), tuple(timer.save() for timer in self.timers),
         )  # fmt: skip
 
-    def restore(self, state: State) -> None:
-        if not isinstance(state, self.State) or state.version != 1:
+    def restore(self, state: Any) -> None:
+        if not isinstance(state, State) or state.version != 1:
             raise ValueError("this is not a saved Hyper-V interface of version 1")
         if len(state.crash) != reg.CRASH_PARAMETERS:
             raise ValueError(f"a saved Hyper-V interface with {len(state.crash)} crash registers")

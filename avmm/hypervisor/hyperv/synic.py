@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from avmm.hypervisor.hyperv.overlay import Overlay, OverlayState
 from avmm.hypervisor.hyperv.registers import SINTS
 from avmm.memory import GuestMemory
@@ -37,6 +39,7 @@ class InterruptSink(Protocol):
 
 
 @dataclass(frozen=True)
+@mypyc_attr(native_class=False)
 class SynicState:
     """Everything the guest can see, and the messages that wait."""
 
