@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from avmm.cpu.engine import Exit
-from tests.cpu.rig import PRESENT, PT, USER, WRITE, Rig
+from avmm.cpu.engine import Exit, Watch
+from tests.cpu.rig import CODE, PRESENT, PT, USER, WRITE, Rig
 
 FIRST, PAGES, EACH = 0x140000, 24, 16  # pages of functions of 16 bytes: six thousand, where the first cache has room for 64 a page
 TABLE = 0x160000
@@ -80,3 +80,24 @@ def test_jumps_find_the_code_that_is_there(cache: int, page_global: bool) -> Non
     rig.on_in = begin
     assert rig.run(1 << 28) is Exit.STOPPED, rig.traps
     assert [value for _, _, value in rig.log] == expected
+
+
+def test_a_watchpoint_that_comes_and_goes_forgets_blocks() -> None:
+    """Translated code is thrown away for it: none of it is found again, though it still lies in the code cache."""
+    rig = Rig(SOURCE, "long", code_cache=8 << 20)
+    chance = random.Random(1)
+    left: list[int] = []
+    rig.on_in = lambda _port, _size: left.pop(0)
+    for round_ in range(1, 5):
+        for number in range(FUNCTIONS):
+            rig.ram[FIRST + number * EACH : FIRST + number * EACH + 6] = b"\xb8" + struct.pack("<I", round_) + b"\xc3"
+        rig.cpu.invalidate(FIRST, PAGES * 4096)
+        calls = [FIRST + number * EACH for number in chance.sample(range(FUNCTIONS), FUNCTIONS)]
+        rig.ram[TABLE : TABLE + 16 * FUNCTIONS] = struct.pack(f"<{2 * FUNCTIONS}Q", *calls * 2)
+        left += [2 * FUNCTIONS, 2 * FUNCTIONS, 0]
+        assert rig.run(1 << 28) is Exit.STOPPED, (rig.traps, rig.cpu.failure)
+        rig.cpu.set_register("rip", CODE)
+        assert [value for _, _, value in rig.log] == [2 * FUNCTIONS * round_] * 2
+        rig.log.clear()
+        for watches in ([Watch(0x1000000, 8)], []):
+            rig.cpu.debug.set_watchpoints(watches)

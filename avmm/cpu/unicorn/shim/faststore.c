@@ -124,11 +124,12 @@ void faststore_no_code(void *store) {
     Store *s = store;
     for (int i = 0; i < s->ram_count; i++) memset(s->rams[i].has_code, 0, s->rams[i].size >> PAGE_BITS);
     s->backoff = 0;
+    jumps_forget(&s->globals.jumps);
 }
 static void flush(void *cpu) {
     stock_flush(cpu);
     Store *s = find(cpu);
-    if (s) faststore_no_code(s), jumps_forget(&s->globals.jumps);
+    if (s) faststore_no_code(s);
 }
 /* a slow store hit a page without blocks (entry older than the unprotect): sweep the TLB, unless sweeping was in vain lately */
 static void page_fast(void *uc, void *pages, uint64_t ram_address, int length, uintptr_t retaddr) {
