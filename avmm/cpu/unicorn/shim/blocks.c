@@ -160,11 +160,7 @@ bool blocks_hook(Vcpu *v) {
     return hook(v, HOOK_BLOCK, on_block, 0);
 }
 bool blocks_install(void *library) {
-    void **slot = library_slot(library, "tb_gen_code_x86_64");
-    void *check = dlsym(library, "helper_check_exit_request_x86_64"), *stock = dlsym(library, "tb_gen_code_x86_64");
-    if (!slot || !check || !stock) return false;
+    void *check = dlsym(library, "helper_check_exit_request_x86_64");
     memcpy((void *)&blocks_check_exit, &check, sizeof check);
-    memcpy((void *)&stock_translate, &stock, sizeof stock);
-    *slot = (void *)translate;
-    return true;
+    return check && library_redirect(library, &(Redirect){"tb_gen_code_x86_64", translate, (void **)&stock_translate}, 1);
 }

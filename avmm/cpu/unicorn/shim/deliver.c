@@ -200,8 +200,6 @@ static bool on_restore(void *cpu, uintptr_t place, bool will_exit) {
 }
 bool deliver_time_stamp(void *library) {
     static const char *const helpers[] = {"helper_rdtsc_x86_64", "helper_rdtscp_x86_64"};
-    void **slot = library_slot(library, "cpu_restore_state_x86_64"), *stock = dlsym(library, "cpu_restore_state_x86_64");
-    if (!slot || !stock) return false;
     for (int i = 0; i < 2; i++) {
         void *helper = dlsym(library, helpers[i]);
         Dl_info info;
@@ -210,9 +208,7 @@ bool deliver_time_stamp(void *library) {
         time_stamps[i].begin = (uintptr_t)helper;
         time_stamps[i].size = symbol->st_size;
     }
-    memcpy((void *)&stock_restore, &stock, sizeof stock);
-    *slot = (void *)on_restore;
-    return true;
+    return library_redirect(library, &(Redirect){"cpu_restore_state_x86_64", on_restore, (void **)&stock_restore}, 1);
 }
 
 /* Unicorn ends the process when a privilege change needs the TSS and the task register holds none (LTR of a null selector,
@@ -228,11 +224,7 @@ static void __attribute__((noreturn)) on_abort(void *cpu, const char *format, ..
     __builtin_unreachable();
 }
 bool deliver_guard(void *library) {
-    void **slot = library_slot(library, "cpu_abort_x86_64"), *stock = dlsym(library, "cpu_abort_x86_64");
-    if (!slot || !stock) return false;
-    memcpy((void *)&stock_abort, &stock, sizeof stock);
-    *slot = (void *)on_abort;
-    return true;
+    return library_redirect(library, &(Redirect){"cpu_abort_x86_64", on_abort, (void **)&stock_abort}, 1);
 }
 
 bool deliver_hooks(Vcpu *v, const int *instructions) {

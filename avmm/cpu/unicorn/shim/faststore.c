@@ -180,7 +180,7 @@ static void reset_by_vaddr(void *cpu, uint64_t virtual, uint64_t length) {
 }
 
 /* The PLT slot through which the library calls its own exported function; NULL where it does not. Made writable. */
-void **library_slot(void *library, const char *name) {
+static void **library_slot(void *library, const char *name) {
     struct link_map *map;
     ElfW(Rela) *relocations = NULL;
     ElfW(Sym) *symbols = NULL;
@@ -202,25 +202,30 @@ void **library_slot(void *library, const char *name) {
     return NULL;
 }
 
+/* Have the library call ours instead of functions of its own: all of them, or none if one cannot be. */
+bool library_redirect(void *library, const Redirect *calls, size_t count) {
+    enum { MOST = 8 };
+    void **slots[MOST], *stock[MOST];
+    if (count > MOST) return false;
+    for (size_t k = 0; k < count; k++)
+        if (!(slots[k] = library_slot(library, calls[k].name)) || !(stock[k] = dlsym(library, calls[k].name))) return false;
+    for (size_t k = 0; k < count; k++) *calls[k].stock = stock[k], *slots[k] = calls[k].ours;
+    return true;
+}
 /* Returns whether all is there that it needs; if not, nothing was changed. */
 bool faststore_install(void *library) {
-    struct { const char *name; void *ours; void **stock; void **slot; } t[] = {
-        {"tlb_set_page_with_attrs_x86_64", set_page, (void **)&stock_set_page, NULL},
-        {"tlb_protect_code_x86_64", protect, (void **)&stock_protect, NULL},
-        {"tlb_unprotect_code_x86_64", unprotect, (void **)&stock_unprotect, NULL},
-        {"tb_flush_x86_64", flush, (void **)&stock_flush, NULL},
-        {"tb_invalidate_phys_page_fast_x86_64", page_fast, (void **)&stock_page_fast, NULL},
-        {"tlb_reset_dirty_by_vaddr_x86_64", reset_by_vaddr, (void **)&stock_reset_by_vaddr, NULL},
-        {"tlb_set_dirty_x86_64", set_dirty, (void **)&stock_set_dirty, NULL},
+    const Redirect calls[] = {
+        {"tlb_set_page_with_attrs_x86_64", set_page, (void **)&stock_set_page},
+        {"tlb_protect_code_x86_64", protect, (void **)&stock_protect},
+        {"tlb_unprotect_code_x86_64", unprotect, (void **)&stock_unprotect},
+        {"tb_flush_x86_64", flush, (void **)&stock_flush},
+        {"tb_invalidate_phys_page_fast_x86_64", page_fast, (void **)&stock_page_fast},
+        {"tlb_reset_dirty_by_vaddr_x86_64", reset_by_vaddr, (void **)&stock_reset_by_vaddr},
+        {"tlb_set_dirty_x86_64", set_dirty, (void **)&stock_set_dirty},
     };
-    enum { N = sizeof t / sizeof *t };
     reset_dirty = dlsym(library, "tlb_reset_dirty_x86_64");
     map_ram_ptr = dlsym(library, "qemu_map_ram_ptr_x86_64");
-    if (!reset_dirty || !map_ram_ptr) return false;
-    for (int k = 0; k < N; k++)
-        if (!(t[k].slot = library_slot(library, t[k].name)) || !(*t[k].stock = dlsym(library, t[k].name))) return false;
-    for (int k = 0; k < N; k++) *t[k].slot = t[k].ours;
-    return true;
+    return reset_dirty && map_ram_ptr && library_redirect(library, calls, sizeof calls / sizeof *calls);
 }
 
 void faststore_walk(void *store, Vcpu *walker) { ((Store *)store)->walker = walker; }

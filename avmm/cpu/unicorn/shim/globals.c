@@ -140,17 +140,13 @@ void globals_register(Globals *g, Vcpu *v) {
 }
 /* Returns whether all is there that it needs; if not, nothing was changed, and each CR3 drops everything. */
 bool globals_install(void *library) {
-    struct { const char *name; void *ours, **stock, **slot; } t[] = {
-        {"cpu_x86_update_cr3_x86_64", set_cr3, (void **)&stock_cr3, NULL},
-        {"tlb_flush_x86_64", flush, (void **)&stock_flush, NULL},
-        {"tlb_flush_page_x86_64", flush_page, (void **)&stock_flush_page, NULL},
-        {"x86_ldq_phys_x86_64", load_quad, (void **)&stock_quad, NULL},
-        {"x86_ldl_phys_x86_64", load_long, (void **)&stock_long, NULL},
+    const Redirect calls[] = {
+        {"cpu_x86_update_cr3_x86_64", set_cr3, (void **)&stock_cr3},
+        {"tlb_flush_x86_64", flush, (void **)&stock_flush},
+        {"tlb_flush_page_x86_64", flush_page, (void **)&stock_flush_page},
+        {"x86_ldq_phys_x86_64", load_quad, (void **)&stock_quad},
+        {"x86_ldl_phys_x86_64", load_long, (void **)&stock_long},
     };
-    enum { N = sizeof t / sizeof *t };
-    if (!(forget_blocks = dlsym(library, "tb_flush_jmp_cache_x86_64"))) return false;
-    for (int k = 0; k < N; k++)
-        if (!(t[k].slot = library_slot(library, t[k].name)) || !(*t[k].stock = dlsym(library, t[k].name))) return false;
-    for (int k = 0; k < N; k++) *t[k].slot = t[k].ours;
-    return true;
+    forget_blocks = dlsym(library, "tb_flush_jmp_cache_x86_64");
+    return forget_blocks && library_redirect(library, calls, sizeof calls / sizeof *calls);
 }

@@ -8,7 +8,6 @@
  * processor, is still valid, and lies as a whole in the page of memory that the TLB has for the address now. */
 #define _GNU_SOURCE
 #include "globals.h"
-#include <dlfcn.h>
 #include <stdlib.h>
 
 enum { FEWEST = 1024, MOST = 16384 }; /* places; twice as many when so many blocks took another's */
@@ -63,9 +62,5 @@ void jumps_forget(Jumps *j) {
 }
 void jumps_free(Jumps *j) { free(j->places); }
 bool jumps_install(void *library) {
-    void **slot = library_slot(library, "tb_htable_lookup_x86_64"), *stock = dlsym(library, "tb_htable_lookup_x86_64");
-    if (!slot || !stock) return false;
-    memcpy((void *)&stock_lookup, &stock, sizeof stock);
-    *slot = (void *)lookup;
-    return true;
+    return library_redirect(library, &(Redirect){"tb_htable_lookup_x86_64", lookup, (void **)&stock_lookup}, 1);
 }

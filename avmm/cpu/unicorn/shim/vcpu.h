@@ -196,7 +196,8 @@ enum { LONGEST_STRING = 5 }; /* bytes of the instruction, prefixes included */
 void string_bulk(Vcpu *v, uint64_t linear, unsigned length);
 bool string_may_be(Vcpu *v, uint64_t linear, unsigned length);
 /* faststore.c */
-void **library_slot(void *library, const char *name);
+typedef struct { const char *name; void *ours, **stock; } Redirect; /* a function of the library, what is called instead, and where to keep it */
+bool library_redirect(void *library, const Redirect *calls, size_t count);
 bool faststore_install(void *library);
 void *faststore_register(Vcpu *v);
 void faststore_add_ram(void *store, uint8_t *host, uint64_t size);
