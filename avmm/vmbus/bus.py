@@ -21,6 +21,7 @@ from avmm.devices.device import Board, Device
 from avmm.hypervisor.hyperv.hypercall import Connections, Status
 from avmm.hypervisor.hyperv.hyperv import HyperV
 from avmm.hypervisor.partition import RunState
+from avmm.vmbus import connection_state
 from avmm.vmbus.channel import Channel, ChannelState, OpenRequest
 from avmm.vmbus.connection import (
     LEGACY_MESSAGES,
@@ -29,12 +30,12 @@ from avmm.vmbus.connection import (
     ChannelRecord,
     Close,
     Connection,
-    ConnectionState,
     Dropped,
     Open,
     Retarget,
     Send,
 )
+from avmm.vmbus.connection_state import ConnectionState
 from avmm.vmbus.ring import RingError
 from avmm.vmbus.server import AnsweringServer, ChannelServer, SavedServer
 from avmm.vmbus.wire import HEADER, NEVER_INTERRUPT, InitiateContact, Version
@@ -173,7 +174,7 @@ class VmBus(Device):
         return timers
 
     def save(self) -> State:
-        return State(self.connection.save(), tuple(self._save_channel(*one) for one in sorted(self._open.items())))
+        return State(connection_state.save(self.connection), tuple(self._save_channel(*one) for one in sorted(self._open.items())))
 
     def _save_channel(self, number: int, one: _OpenChannel) -> OpenState:
         server = self._servers[number]
@@ -189,7 +190,7 @@ class VmBus(Device):
         self._held = True
         connection = self.connection
         offered = {connection.channels[number].offer: server for number, server in self._servers.items()}
-        connection.restore(state.connection)
+        connection_state.restore(connection, state.connection)
         self._servers = {number: offered[record.offer] for number, record in connection.channels.items() if record.offer in offered}
         if [one.channel_id for one in state.open] != sorted(n for n, record in connection.channels.items() if record.ring is not None):
             raise ValueError("other channels are saved than the guest has open")

@@ -11,9 +11,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from uuid import UUID
 
-from avmm.vmbus.gpadl import Gpadl, GpadlTable, GpadlTableState
+from avmm.vmbus.gpadl import Gpadl, GpadlTable
 from avmm.vmbus.server import Offer
 from avmm.vmbus.wire import (
     FAILED,
@@ -77,30 +76,6 @@ class ChannelRecord:
     def connection_id(self) -> int:
         """What the guest signals, by HvSignalEvent."""
         return self.channel_id | VMBUS_SINT << 12
-
-
-@dataclass(frozen=True, slots=True)
-class SavedRecord:
-    """A channel as it is saved. ``offered`` is the interface, the instance and the sub-channel by which the host knows it again."""
-
-    channel_id: int
-    offered: tuple[bytes, bytes, int]
-    state: ChannelState
-    known: bool
-    open_message: OpenChannel | None
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionState:
-    """What a guest and the server have agreed on. ``version`` None: nobody is connected, and the rest means nothing."""
-
-    version: Version | None
-    target_vp: int
-    sint: int
-    offers_sent: bool
-    channels: tuple[SavedRecord, ...]
-    gpadls: GpadlTableState
-    state_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,60 +213,6 @@ class Connection:
         self.gpadls.drop_channel(channel.channel_id)
         del self.channels[channel.channel_id]
 
-    # -- saved state
-
-    def save(self) -> ConnectionState:
-        """Return the state. All actions were taken."""
-        channels = [
-            SavedRecord(number, _offered(one.offer), one.state, one.known, one.open_message) for number, one in self.channels.items()
-        ]
-        return ConnectionState(self.version, self.target_vp, self.sint, self.offers_sent, tuple(channels), self.gpadls.save())
-
-    def restore(self, state: ConnectionState) -> None:
-        """Go on from a saved state, with the channels that are offered here under the numbers that the guest knows; nothing is sent.
-
-        ValueError when it does not fit what is offered here, or no guest can have come there. Begin with :meth:`reset`.
-        """
-        if state.state_version != 1:
-            raise ValueError(f"a saved connection of version {state.state_version}")
-        if state.version is None:
-            return
-        if not 0 < state.sint < 16 or not 0 <= state.target_vp < self.processors:
-            raise ValueError(f"a saved connection to SINT {state.sint} of virtual processor {state.target_vp}")
-        version = Version(state.version)
-        offers = {_offered(one.offer): one.offer for one in self.channels.values()}
-        if len(offers) != len(self.channels):
-            raise ValueError("two channels of this machine cannot be told from each other")
-        channels = {one.channel_id: self._record(one, offers) for one in state.channels}
-        if offers:
-            raise ValueError(f"the guest was not offered {next(iter(offers.values())).name}, which this machine has")
-        if len(channels) != len(state.channels):
-            raise ValueError("two saved channels have one number")
-        self.gpadls.restore(state.gpadls)
-        for saved in state.channels:
-            if saved.open_message is not None:
-                self._reopen(channels[saved.channel_id], saved.open_message)
-        self.version, self.target_vp, self.sint = version, state.target_vp, state.sint
-        self.offers_sent, self.channels = state.offers_sent, channels
-
-    def _record(self, saved: SavedRecord, offers: dict[tuple[bytes, bytes, int], Offer]) -> ChannelRecord:
-        if not 0 < saved.channel_id <= MAX_CHANNEL or (saved.state is ChannelState.OPEN) != (saved.open_message is not None):
-            raise ValueError(f"a saved channel {saved.channel_id} that is {saved.state.value}")
-        interface, instance, sub_channel = saved.offered
-        if saved.state is ChannelState.REVOKED:  # there is no more to it than its number
-            offer = Offer(UUID(bytes=interface), UUID(bytes=instance), sub_channel=sub_channel, name="rescinded")
-        elif saved.offered in offers:
-            offer = offers.pop(saved.offered)
-        else:
-            raise ValueError(f"the guest was offered channel {saved.channel_id} ({UUID(bytes=instance)}), which this machine does not have")
-        return ChannelRecord(saved.channel_id, offer, saved.state, saved.known)
-
-    def _reopen(self, channel: ChannelRecord, message: OpenChannel) -> None:
-        wrong = self._wrong_open(message) if message.channel_id == channel.channel_id and channel.known else "it is another's message"
-        if wrong:
-            raise ValueError(f"saved channel {channel.channel_id} cannot be open: {wrong}")
-        channel.ring, channel.open_message = self.gpadls.get(channel.channel_id, message.gpadl), message
-
     # -- the guest's messages
 
     def handle(self, data: bytes) -> None:
@@ -317,18 +238,19 @@ class Connection:
         except ValueError:
             self._send(VersionResponse(0, 0, 0))
             return
-        sint, vp = VMBUS_SINT, message.target_vp if version >= Version.WIN8_1 else 0
+        vp = message.target_vp if version >= Version.WIN8_1 else 0
         if version >= Version.WIN10_5_0:
             sint = message.sint
             if not 0 < sint < 16 or (version >= Version.WIN10_5_1 and message.vtl):
                 self._drop(f"contact with SINT {sint}, VTL {message.vtl}")
                 self._send(VersionResponse(0, 0, 0))
                 return
+            self.sint = sint
         if vp >= self.processors:
             self._drop(f"contact by virtual processor {vp}")
             self._send(VersionResponse(0, 0, 0))
             return
-        self.version, self.target_vp, self.sint = version, vp, sint
+        self.version, self.target_vp = version, vp
         self._send(VersionResponse(1, 0, MESSAGES if version >= Version.WIN10_5_0 else version))
 
     def _request_offers(self, data: bytes) -> None:
@@ -384,7 +306,7 @@ class Connection:
         channel = self._channel(message.channel_id)
         if channel.state is not ChannelState.CLOSED:
             raise WireError(f"channel {channel.channel_id} cannot be opened, it is {channel.state.value}")
-        wrong = self._wrong_open(message)
+        wrong = self.wrong_open(message)
         if wrong:
             self._drop(wrong)
             self._send(OpenChannelResult(channel.channel_id, message.open_id, FAILED))
@@ -395,7 +317,8 @@ class Connection:
         pfns = ring.ranges[0].pfns
         self._actions.append(Open(channel, pfns, message.downstream_page, message.target_vp, message.user_data))
 
-    def _wrong_open(self, message: OpenChannel) -> str:
+    def wrong_open(self, message: OpenChannel) -> str:
+        """Return why a channel cannot be opened as this message says, in a few words; none when it can."""
         ring = self.gpadls.get(message.channel_id, message.gpadl)
         if ring is None:
             return f"channel {message.channel_id} has no GPADL {message.gpadl:#x}"
@@ -434,12 +357,10 @@ class Connection:
             self._send(ModifyChannelResponse(channel.channel_id, SUCCESS if fits else FAILED))
 
     def _unload(self, data: bytes) -> None:
+        sint = self.sint
         self.reset()
+        self.sint = sint  # the guest waits for the answer where it has waited for all others
         self._send(UnloadComplete())
-
-
-def _offered(offer: Offer) -> tuple[bytes, bytes, int]:
-    return offer.interface.bytes, offer.instance.bytes, offer.sub_channel
 
 
 _HANDLERS: dict[int, Callable[[Connection, bytes], None]] = {

@@ -276,6 +276,17 @@ def test_everything_ends_with_the_connection(bye: Message) -> None:
     assert len(line.dropped) == dropped + isinstance(bye, wire.InitiateContact) * (line.connection.version is not None)
 
 
+def test_the_answer_to_a_goodbye_comes_where_the_guest_listens() -> None:
+    line = Wire(version=None)
+    line.say(contact(0x50003, page=5))
+    assert line.say(wire.Unload()) == [wire.UnloadComplete()]
+    assert (line.connection.version, line.connection.sint) == (None, 5)
+    assert line.say(contact(0x50003, vp=1, page=7)) == [wire.VersionResponse(0, 0, 0)]
+    assert (line.connection.version, line.connection.sint) == (None, 7)
+    assert line.say(contact(0x40000)) == [wire.VersionResponse(1, 0, 0x40000)]
+    assert line.connection.sint == 2
+
+
 @pytest.mark.parametrize("version", list(Version))
 def test_modify_channel(version: Version) -> None:
     line = Wire(1, version=version)
