@@ -1,8 +1,10 @@
 """What a status line and a picture of a machine's workings are made of: one dataclass, taken from the machine's own counters.
 
-Which way a guest reaches its disks is told from what VM-H sees: nothing on VMBus is *emulated*; an open channel to the disks is
-*enlightened*; an open channel while commands still come to the emulated controller is a *shunt* alone, which sends its primary
-requests over the bus and lets the others trap. The invariant: looking changes nothing, and nothing is counted for it.
+Which way a guest reaches its disks the built-in one tells itself. Of another it is told from what VM-H sees: nothing on VMBus is
+*emulated*; an open channel to the disks is *enlightened*; an open channel while commands still come to the emulated controller is a
+*shunt* alone, which sends its primary requests over the bus and lets the others trap.
+
+The invariant: looking changes nothing, and nothing is counted for it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from avmm.control.placement import OUTSIDE_BY_DEFAULT
 from avmm.control.vm import Vm
 
 ATA = ("ata0", "ata1")
+OVER_BUS = {"emulated": "emulated", "shunt-only": "shunt", "enlightened": "enlightened"}
+"""How a guest with a channel to its disks uses them, by the mode it tells."""
 PHYSICAL = ("direct", "virtualized")
 """Modes of disks that stand for real hardware; those are never outside."""
 
@@ -135,10 +139,10 @@ class Observer:
 
     def _disks(self, channel: bool) -> tuple[DiskFacts, ...]:
         physical = self._vm.physical
+        over_bus = OVER_BUS.get(self._vm.mode or "", "shunt" if self._shunt else "enlightened")
         found = []
         for name, disk in drives(self._vm).items():
             ata = f"ata{int(name[4:]) // 2}" if name.startswith("disk") else ""
-            over_bus = "shunt" if self._shunt else "enlightened"
             mode = physical.get(ata) or (over_bus if channel and name.startswith("disk") else "emulated")
             found.append(DiskFacts(name, mode, str(disk.file.path)))
         return tuple(found)
