@@ -28,6 +28,7 @@ from time import perf_counter_ns
 from typing import Any, Final, NoReturn, TypeVar
 
 from avmm.devices.block import SECTOR, BlockError, BlockFault
+from avmm.host import holes
 from avmm.host.opening import ImageError, Mode, close_image, explain, open_image
 from avmm.host.overlay import PAGE, Overlay
 from avmm.host.requests import Data
@@ -117,6 +118,12 @@ class BackingFile:
         """Return None if nothing was written since the last flush, otherwise a future that is done when all of it is stable."""
         self._check(0, 0)
         return self._run(0, self._flush_blocking) if self._unsynced() else None
+
+    def start_discard(self, offset: int, length: int) -> asyncio.Future[None]:
+        """Give the room that these sectors take back to the host. They read as zeros then; those that are not in an overlay, or
+        where the host's file system has no holes, as before.
+        """
+        return self._run(offset, holes.punch, *self._place(offset, length), length)
 
     def read_now(self, offset: int, length: int, pieces: Sequence[memoryview]) -> bool:
         """Read into ``pieces`` if the page cache has it all. False: it has not, and what is in them means nothing."""

@@ -20,7 +20,7 @@ _READ: Final = Op.READ
 
 
 class FileDevice(StorageStage):
-    """Reads, writes and flushes ``file``."""
+    """Reads, writes, flushes and discards sectors of ``file``."""
 
     def __init__(self, name: str, file: BackingFile) -> None:
         super().__init__(f"file:{name}")
@@ -37,7 +37,7 @@ class FileDevice(StorageStage):
             case Op.FLUSH:
                 answer = self.file.start_flush()
             case Op.DISCARD:
-                answer = None  # a hint; punching holes would gain nothing the user asked for
+                answer = self.file.start_discard(item.lba * SECTOR, item.count * SECTOR)
         if isinstance(answer, asyncio.Future):
             answer.add_done_callback(partial(_finish, item))
         else:

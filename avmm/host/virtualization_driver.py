@@ -188,7 +188,7 @@ class Disk:
         await self._ask(Op.FLUSH, 0, 0, b"", id)
 
     async def discard(self, lba: int, count: int, *, id: int = 0) -> None:
-        """Tell that the sectors' contents no longer matter. A hint: they keep them."""
+        """Tell that the sectors' contents no longer matter: the host may have their room. They read as zeros then, or as before."""
         await self._ask(Op.DISCARD, lba, count, b"", id)
 
     def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:

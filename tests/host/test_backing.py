@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import hashlib
 import itertools
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avmm.devices.block import BlockError, BlockFault
-from avmm.host import backing, throttle
+from avmm.host import backing, holes, throttle
 from avmm.host.backing import BackingFile
 from avmm.host.opening import ImageError, Mode
 from avmm.host.overlay import PAGE, Overlay
@@ -450,7 +451,7 @@ def test_overlay_runs(marks: list[tuple[int, int]], first: int, count: int) -> N
 
 
 Step = tuple[str, int, int, int]
-OPS = st.sampled_from(["read", "write", "write", "flush", "reopen"])
+OPS = st.sampled_from(["read", "write", "write", "discard", "flush", "reopen"])
 STEPS = st.lists(st.tuples(OPS, st.integers(0, 39), st.integers(1, 24), st.integers(0, 255)))
 
 
@@ -481,6 +482,9 @@ def test_random_requests_against_a_bytearray(tmp_path: Path, steps: list[Step], 
                 if not prompt or not file.write_now(place.start, length, [data[:10], data[10:]]):
                     await file.write(place.start, data)
                 model[place] = data
+            elif op == "discard":
+                await file.start_discard(place.start, length)
+                model[place] = bytes(length)
             elif op == "flush":
                 await file.flush()
             else:
@@ -495,6 +499,48 @@ def test_random_requests_against_a_bytearray(tmp_path: Path, steps: list[Step], 
             patch.setattr(backing, "READ_NOW", 4 * SECTOR)
         asyncio.run(main())
     assert not overlaid or path.read_bytes() == bytes(40 * SECTOR)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("overlaid", [False, True])
+async def test_the_host_gets_the_room_of_discarded_sectors_back(tmp_path: Path, overlaid: bool) -> None:
+    base, changes = tmp_path / "base.img", tmp_path / "changes"
+    base.write_bytes(b"b" * (4 << 20))
+    file = await BackingFile.open(base, "overlay" if overlaid else "rw", changes if overlaid else None)
+    await file.write(0, b"w" * (2 << 20))
+    await file.flush()
+    taken = (changes if overlaid else base).stat()
+    await file.start_discard(SECTOR, (1 << 20) - 2 * SECTOR)  # no whole pages at its ends
+    found = await file.read(0, 4 << 20)
+    assert found == b"w" * SECTOR + bytes((1 << 20) - 2 * SECTOR) + b"w" * (SECTOR + (1 << 20)) + b"b" * (2 << 20)
+    await file.start_discard(3 << 20, 1 << 20)
+    await file.flush()
+    assert await file.read(3 << 20, 1 << 20) == (b"b" if overlaid else b"\0") * (1 << 20), "what the overlay does not hold is the image's"
+    left = (changes if overlaid else base).stat()
+    assert left.st_size == taken.st_size
+    assert (taken.st_blocks - left.st_blocks) * 512 > (1 << 20) - (64 << 10)
+    await file.close()
+    assert not overlaid or base.read_bytes() == b"b" * (4 << 20)
+
+
+@pytest.mark.asyncio
+async def test_where_nothing_can_be_discarded_nothing_is(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, codes = image.read_bytes(), [errno.EOPNOTSUPP, errno.EINTR, errno.ENOSYS, errno.EIO]
+
+    def refuse(fd: int, mode: int, offset: int, length: int) -> int:
+        ctypes.set_errno(codes.pop(0))
+        return -1
+
+    monkeypatch.setattr(holes, "_fallocate", refuse)
+    file = await BackingFile.open(image)
+    await file.start_discard(0, SECTOR)
+    await file.start_discard(0, SECTOR)  # interrupted, and asked again
+    with pytest.raises(BlockError, match="Input/output error") as caught:
+        await file.start_discard(5 * SECTOR, SECTOR)
+    assert (caught.value.fault, caught.value.lba, codes) == (BlockFault.MEDIUM, 5, [])
+    await file.start_discard(0, 0)
+    await file.close()
+    assert image.read_bytes() == before
 
 
 @pytest.mark.asyncio

@@ -94,6 +94,12 @@ async def test_disks_are_used_and_shared_with_the_emulated_controller(tmp_path: 
         await shell.run(f"mount -t ext4 {first} /mnt")
         await shell.run("dd if=/dev/urandom of=/mnt/random bs=64k count=40 && seq 1 20000 >/mnt/numbers")
         written = await sums(shell, "/mnt/random", "/mnt/numbers")
+
+        # What the filesystem uses no more, the host has back (UNMAP).
+        await shell.run("dd if=/dev/urandom of=/mnt/gone bs=64k count=64; sync")
+        full = filesystem.stat().st_blocks
+        await shell.run("rm /mnt/gone; sync; fstrim /mnt")
+        assert (full - filesystem.stat().st_blocks) * 512 > 3 << 20
         await shell.run("umount /mnt")
 
         # An acknowledged fsync is a flush of the file, which has the data then.
