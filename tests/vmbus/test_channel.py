@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from avmm.hypervisor.irp import next_id
 from avmm.hypervisor.partition import RunState
 from avmm.vmbus import wire
+from avmm.vmbus.channel import TURN
 from avmm.vmbus.packets import Packet, PacketKind, packet_length
 from avmm.vmbus.ranges import GpaRange, GpaRanges
+from avmm.vmbus.ring import INTERRUPT_MASK
 from avmm.vmbus.wire import Version
 from tests.vmbus.rig import BusRig, Recorder
 
@@ -96,6 +99,46 @@ def test_one_signal_and_one_interrupt_for_many() -> None:
     stats = open_channel.stats
     assert (stats.signals, stats.interrupts, stats.received, stats.sent) == (1, 1, 8, 8)
     assert rig.hyperv.calls[0x5D] == 1
+
+
+def test_the_host_wants_no_signal_while_it_takes_packets() -> None:
+    """A guest on another processor may go on writing; the last packet comes when all before were taken, and is found by another look."""
+
+    class Followed(Recorder):
+        def received(self, packet: Packet) -> None:
+            masks.append(channel.outgoing.ring.word(INTERRUPT_MASK))
+            if packet.transaction_id < 5:
+                channel.send(b"", packet.transaction_id + 1)
+            super().received(packet)
+
+    masks: list[int] = []
+    server = Followed()
+    rig = BusRig(server)
+    channel = rig.connect().open(1)
+    channel.send(b"", 1)
+    rig.settle(2_000)
+    assert [packet.transaction_id for packet in server.packets] == [1, 2, 3, 4, 5]
+    assert masks == [1] * 5
+    assert channel.outgoing.ring.word(INTERRUPT_MASK) == 0
+    assert rig.hyperv.calls[0x5D] == 1
+
+
+def test_a_busy_channel_lets_others_have_their_turn() -> None:
+    order: list[int] = []
+
+    class Noting(Recorder):
+        def received(self, packet: Packet) -> None:
+            order.append(packet.transaction_id)
+            super().received(packet)
+
+    rig = BusRig(Noting(1), Noting(2))
+    client = rig.connect()
+    channels = [client.open(1), client.open(2)]
+    for _ in range(3 * TURN):
+        for which, channel in enumerate(channels):
+            assert channel.send(b"", which)
+    rig.settle()
+    assert [(which, len(list(run))) for which, run in groupby(order)] == [(0, TURN), (1, TURN)] * 3
 
 
 def test_the_guests_mask_holds_interrupts_back() -> None:

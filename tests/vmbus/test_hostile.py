@@ -135,7 +135,9 @@ def test_message_flood_without_eom_is_stopped_by_insufficient_buffers() -> None:
     rig.memory.write(client._slot, bytes(256))
     rig.write(reg.EOM, 0)
     rig.memory.write(client._slot, bytes(256))
+    client.messages.clear()
     assert client.contact(0x40000)
+    assert client.messages == [], "what was meant for the one before is forgotten"
 
 
 def test_garbage_messages_are_traced_and_cost_nothing() -> None:
