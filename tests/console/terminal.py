@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-PATIENCE = 20.0
+PATIENCE = 120.0
+"""Seconds of the host's time, far more than anything here takes, on a host that has much else to do as well."""
 PROMPT = "shell$"
 _numbers = count()
 """Of sockets: a server that was told to go may still hold the one it had."""

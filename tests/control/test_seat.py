@@ -25,7 +25,7 @@ from avmm.control.seat.wire import Kind, WireError
 from tests.console import sectors
 from tests.control.panels import panel
 
-PATIENCE = 20
+PATIENCE = 120
 
 
 class Watcher:
