@@ -108,7 +108,8 @@ class ProcessorError(Exception):
 class Callbacks:
     """What the processor asks of its hypervisor.
 
-    A callback may switch greenlets and return later; an exception stops the run and is raised from it.
+    A callback may switch greenlets and return later; an exception stops the run and is raised from it. A processor may go on with
+    those that it had when it was last reset.
     """
 
     port_in: Callable[[int, int], int | None]
@@ -128,8 +129,9 @@ class Callbacks:
     """``(index) -> value``, None for #GP."""
     wrmsr: Callable[[int, int], bool]
     """``(index, value) -> accepted``, False for #GP."""
-    hypercall: Callable[[], bool] | None = None
-    """VMMCALL: takes its arguments from the registers and puts its result there; False, or None instead of it, for #UD."""
+    hypercall: Callable[[int, int], int | None] | None = None
+    """``(control word, input) -> result`` of a VMMCALL in ring 0 of protected mode, None for #UD. Which registers hold them is the
+    calling convention of the Hypervisor Top-Level Functional Specification; 16-bit code has that of 32-bit code."""
 
 
 class DebugUnit(Protocol):
@@ -241,10 +243,6 @@ class Processor(Protocol):
 
     def set_register(self, name: str, value: int) -> None:
         """Set a register by any of those names. A segment selector loads as in real mode (base = selector * 16)."""
-
-    @property
-    def kernel_bits(self) -> int:
-        """32 or 64 while code of ring 0 runs in protected mode, by its code segment (a 16-bit one counts as 32); 0 otherwise."""
 
     def segment(self, name: str) -> Segment:
         """Return cs, ds, es, ss, fs, gs, ldtr or tr with the hidden part."""

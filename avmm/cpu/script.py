@@ -226,11 +226,6 @@ class ScriptProcessor:
         if name == "rflags":
             self.rflags = value | 2
 
-    @property
-    def kernel_bits(self) -> int:
-        """A scripted guest has no modes, and makes no hypercalls."""
-        return 0
-
     def segment(self, name: str) -> Segment:
         """Return a flat segment."""
         return Segment(0, 0, 0xFFFFFFFF)

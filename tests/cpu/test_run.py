@@ -151,10 +151,11 @@ def boom(*_: object) -> int:
     raise Boom
 
 
-@pytest.mark.parametrize("where", ["in", "out", "load", "store", "cpuid", "rdmsr", "wrmsr", "acknowledge", "window_done"])
+@pytest.mark.parametrize("where", ["in", "out", "load", "store", "cpuid", "rdmsr", "wrmsr", "acknowledge", "window_done", "hypercall"])
 def test_an_exception_in_a_callback_surfaces_and_the_guest_goes_on(where: str) -> None:
     source = {"in": "in al, 0x60", "out": "out 0x60, al", "load": "mov al, [0xfec00000]", "store": "mov [0xfec00000], al", "cpuid": "cpuid",
-              "rdmsr": "rdmsr", "wrmsr": "wrmsr", "acknowledge": "sti\n nop\n jmp next\nnext:", "window_done": "in al, 0x61"}[where]  # fmt: skip
+              "rdmsr": "rdmsr", "wrmsr": "wrmsr", "acknowledge": "sti\n nop\n jmp next\nnext:", "window_done": "in al, 0x61",
+              "hypercall": "vmmcall"}[where]  # fmt: skip
     rig = Rig(f"{source}\n mov bl, 0x77\n jmp there\nthere:\n STOP", "pm32")
     field = {"in": "port_in", "out": "port_out", "load": "memory_read", "store": "memory_write"}.get(where, where)
     good = getattr(rig.cpu.callbacks, field)

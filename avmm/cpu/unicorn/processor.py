@@ -31,10 +31,9 @@ TSC, TSC_ADJUST = 0x10, 0x3B
 EFER_LME, EFER_LMA = 0x100, 0x400
 EFER_WRITABLE = 0x4901  # SCE, LME, NXE, FFXSR
 CR0_PG = 1 << 31
-EXIT_CPUID, EXIT_MSR, EXIT_VMMCALL = 0x72, 0x7C, 0x81
-GP, UD = 13, 6
+EXIT_CPUID, EXIT_MSR = 0x72, 0x7C
+GP = 13
 RFLAGS_IF = 0x200
-HF_CPL, HF_PE, HF_CS64 = 3, 1 << 7, 1 << 15  # what Unicorn knows of the mode
 
 _GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *tuple(f"r{n}" for n in range(8, 16)))
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
@@ -178,7 +177,8 @@ class UnicornProcessor:
         cb = self.callbacks
         tlb = inside.env + self._native.tlb if self._native.tlb is not None else 0
         vcpu = Vcpu(inside.uc, inside.cpu, inside.env, tlb, units, (
-            cb.port_in, cb.port_out, cb.memory_read, cb.memory_write, cb.acknowledge, cb.window_done, self._vm_exit))  # fmt: skip
+            cb.port_in, cb.port_out, cb.memory_read, cb.memory_write, cb.acknowledge, cb.window_done, self._vm_exit, cb.hypercall,
+        ))  # fmt: skip
         vcpu.tsc_base, vcpu.tsc_end = self._tsc_base, self._tsc_end
         vcpu.virtual_time = self._virtual_time
         vcpu.house = self._house
@@ -335,14 +335,6 @@ class UnicornProcessor:
         else:
             raise KeyError(name)
 
-    @property
-    def kernel_bits(self) -> int:
-        """Width of the code that runs in ring 0 of protected mode; see ``Processor.kernel_bits``."""
-        flags = self.inside.d[layout.ENV_HFLAGS // 4]
-        if flags & HF_CPL or not flags & HF_PE:
-            return 0
-        return 64 if flags & HF_CS64 else 32
-
     def segment(self, name: str) -> Segment:
         """Return a segment register with its hidden part."""
         at = layout.ENV_SEGMENTS + 24 * _SEGMENTS.index(name)
@@ -371,16 +363,13 @@ class UnicornProcessor:
     # -- what the guest executes that a hypervisor answers
 
     def _vm_exit(self, code: int, info: int) -> int:
-        """Answer CPUID, RDMSR, WRMSR and VMMCALL. Returns 0, or the vector of the exception to raise."""
+        """Answer CPUID, RDMSR and WRMSR. Returns 0, or the vector of the exception to raise."""
         q = self.inside.q
         if code == EXIT_CPUID:
             leaf, subleaf = q[0] & 0xFFFFFFFF, q[1] & 0xFFFFFFFF
             a, b, c, d = self.callbacks.cpuid(leaf, subleaf, self._native.cpuid(self.inside.env, leaf, subleaf))
             q[0], q[3], q[1], q[2] = a, b, c, d
             return 0
-        if code == EXIT_VMMCALL:
-            serve = self.callbacks.hypercall
-            return 0 if serve is not None and serve() else UD
         index = q[1] & 0xFFFFFFFF
         if info & 1:
             return 0 if self.write_msr(index, (q[2] & 0xFFFFFFFF) << 32 | q[0] & 0xFFFFFFFF) else GP

@@ -1,4 +1,4 @@
-"""The hypercall ABI: control word, calling conventions, status codes, and the inputs of the two calls VMBus needs.
+"""The hypercall ABI: control word, status codes, and the inputs of the two calls VMBus needs.
 
 After the Hypervisor Top Level Functional Specification (TLFS), Hypercall Interface and Inter-Partition Communication. The
 invariant: nothing here keeps state, and input is copied out of guest memory once.
@@ -11,7 +11,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from avmm.cpu.engine import Processor
 from avmm.memory import PAGE, GuestMemory
 
 POST_MESSAGE, SIGNAL_EVENT = 0x5C, 0x5D
@@ -53,20 +52,6 @@ class Connections:
 
     post_message: PostMessage
     signal_event: SignalEvent
-
-
-def call(processor: Processor, bits: int, serve: Callable[[int, int], int]) -> None:
-    """Take the caller's registers by the convention of ``bits`` wide code, let ``serve(control, input)`` answer, return the result."""
-    if bits == 64:
-        processor.set_register("rax", serve(processor.register("rcx"), processor.register("rdx")))
-        return
-
-    def pair(high: str, low: str) -> int:
-        return processor.register(high) << 32 | processor.register(low)
-
-    result = serve(pair("edx", "eax"), pair("ebx", "ecx"))
-    processor.set_register("eax", result & 0xFFFFFFFF)
-    processor.set_register("edx", result >> 32)
 
 
 def dispatch(memory: GuestMemory, connections: Connections, control: int, first: int) -> Status:

@@ -108,14 +108,9 @@ class HyperV(Device):
 
     # -- hypercalls
 
-    def hypercall(self) -> bool:
-        """VMMCALL was executed. False for #UD: no hypercall page, not in ring 0, or not in protected mode."""
-        processor = self.processor
-        bits = processor.kernel_bits
-        if not bits or not self._hypercall & reg.PAGE_ENABLE:
-            return False
-        hypercall.call(processor, bits, self.call)
-        return True
+    def hypercall(self, control: int, first: int) -> int | None:
+        """VMMCALL was executed, by a kernel. Returns the result value; None for #UD, while the guest has no hypercall page."""
+        return self.call(control, first) if self._hypercall & reg.PAGE_ENABLE else None
 
     def call(self, control: int, first: int) -> int:
         """Perform a hypercall by its control word; returns the result value."""

@@ -11,7 +11,7 @@ from avmm.hypervisor.hyperv.hypercall import Connections, Status
 from avmm.memory import GuestMemory
 from tests.cpu.rig import Rig as CpuRig
 from tests.devices.bench import Bench
-from tests.hypervisor.hyperv.rig import CODE32, Rig
+from tests.hypervisor.hyperv.rig import Rig
 
 POST, SIGNAL, FAST = 0x5C, 0x5D, 1 << 16
 
@@ -77,54 +77,30 @@ def test_signal_event_fast_and_slow() -> None:
     assert rig.call(0x1005D, 1 << 48) == 3
 
 
-def ready() -> Heard:
+def test_there_are_no_calls_without_a_hypercall_page() -> None:
     rig = Heard()
+    assert rig.hyperv.hypercall(0x1005D, 0x2001) is None
     rig.write(reg.GUEST_OS_ID, 1)
     rig.write(reg.HYPERCALL, 0x5001)
-    return rig
+    assert rig.hyperv.hypercall(0x1005D, 0x2001) == 0
+    rig.write(reg.GUEST_OS_ID, 0)
+    assert rig.hyperv.hypercall(0x1005D, 0x2001) is None
+    assert (rig.events, rig.hyperv.calls) == ([(0x2001, 0)], {0x5D: 1})
 
 
-def test_the_64_bit_convention() -> None:
-    rig = ready()
-    rig.registers.values |= {"rcx": 0x1005D, "rdx": 0x2001, "rax": 99}
-    assert rig.hyperv.hypercall()
-    assert rig.events == [(0x2001, 0)]
-    assert rig.registers.values["rax"] == 0
-    rig.registers.values |= {"rcx": POST, "rdx": rig.message(connection=9)}
-    assert rig.hyperv.hypercall()
-    assert rig.registers.values["rax"] == 0x12
+LONG = ("mov rcx, {control}\n mov rdx, {input}", "mov rax, -1", "call rsi")
+PAIRS = ("mov edx, {control_high}\n mov eax, {control_low}\n mov ebx, {input_high}\n mov ecx, {input_low}", "", "call esi")
+CONVENTIONS = {"long": LONG, "compat": PAIRS, "paging": PAIRS, "pm32": PAIRS}
 
 
-def test_the_32_bit_convention() -> None:
-    rig = ready()
-    rig.registers.cs = CODE32
-    rig.registers.values |= {"rdx": 0, "rax": 0x1005D, "rbx": 0x0003, "rcx": 0x2001}
-    assert rig.hyperv.hypercall()
-    assert rig.events == [(0x2001, 3)]
-    assert (rig.registers.values["rax"], rig.registers.values["rdx"]) == (0, 0)
-    rig.registers.values |= {"rdx": 0, "rax": POST, "rbx": 0, "rcx": rig.message()}
-    assert rig.hyperv.hypercall()
-    assert rig.messages == [(1, b"hello")]
-
-
-def test_who_may_not_call() -> None:
-    assert not Heard().hyperv.hypercall()  # no hypercall page
-    for name, value in (("cr0", 0x10), ("rflags", 1 << 17 | 2)):
-        rig = ready()
-        rig.registers.values[name] = value
-        assert not rig.hyperv.hypercall()
-    rig = ready()
-    rig.registers.ss |= 3 << 5
-    assert not rig.hyperv.hypercall()
-    assert not rig.hyperv.calls
-
-
-CALLER = {
-    "paging": "mov eax, 0x1005d\n xor edx, edx\n mov ecx, 0x2001\n xor ebx, ebx\n mov esi, 0x8000\n call esi",
-    "pm32": "mov eax, 0x1005d\n xor edx, edx\n mov ecx, 0x2001\n xor ebx, ebx\n mov esi, 0x8000\n call esi",
-    "compat": "mov eax, 0x1005d\n xor edx, edx\n mov ecx, 0x2001\n xor ebx, ebx\n mov esi, 0x8000\n call esi",
-    "long": "mov ecx, 0x1005d\n mov edx, 0x2001\n mov esi, 0x8000\n call rsi",
-}
+def caller(mode: str, control: int, argument: int) -> str:
+    """Code that makes a hypercall through the page at 0x8000, and then stops."""
+    load, garbage, call = CONVENTIONS[mode]
+    values = {
+        "control": control, "control_high": control >> 32, "control_low": control & 0xFFFFFFFF,
+        "input": argument, "input_high": argument >> 32, "input_low": argument & 0xFFFFFFFF,
+    }  # fmt: skip
+    return f"{garbage}\n mov esi, 0x8000\n {load.format(**values)}\n {call}\n mov dword [0x4004], 0x1234\n out 0xff, al"
 
 
 def on_processor(source: str, mode: str) -> tuple[CpuRig, list[tuple[int, int]]]:
@@ -142,27 +118,61 @@ def on_processor(source: str, mode: str) -> tuple[CpuRig, list[tuple[int, int]]]
         return Status.SUCCESS
 
     hyperv.connections = Connections(lambda *message: Status.INVALID_CONNECTION_ID, heard)
-    parts.write(reg.GUEST_OS_ID, 1)
     assert parts.msrs.write(reg.GUEST_OS_ID, 1)
-    for index, (_, write) in hyperv.handlers().items():
-        if index in (reg.GUEST_OS_ID, reg.HYPERCALL):
-            assert write(0x8001)
+    assert parts.msrs.write(reg.HYPERCALL, 0x8001)
+    cpu.cpu.reset(cpu.state)
     return cpu, events
 
 
-@pytest.mark.parametrize("mode", list(CALLER))
-def test_vmmcall_on_the_processor(mode: str) -> None:
-    cpu, events = on_processor(f"{CALLER[mode]}\n mov dword [0x4000], eax\n mov dword [0x4004], 0x1234\n out 0xff, al", mode)
-    cpu.poke(0x4000, "I", 77)
+@pytest.mark.parametrize("mode", list(CONVENTIONS))
+@pytest.mark.parametrize(("control", "argument", "status", "heard"), [
+    (0x1005D, 0x2001, 0, [(0x2001, 0)]),
+    (0x1005D, 0x0003_0000_2001, 0, [(0x2001, 3)]),
+    (0x1005D, 0x0001_0000_0000_2001, 3, []),  # a reserved bit in the upper half of the input
+    (0x1_0001_005D, 0x2001, 3, []),  # ... and of the control word
+    (0x1234, 0, 2, []),
+])  # fmt: skip
+def test_vmmcall_on_the_processor(mode: str, control: int, argument: int, status: int, heard: list[tuple[int, int]]) -> None:
+    cpu, events = on_processor(caller(mode, control, argument), mode)
     cpu.run()
-    assert events == [(0x2001, 0)]
-    assert cpu.peek(0x4000) == 0
-    assert cpu.peek(0x4004) == 0x1234
+    assert events == heard
+    assert (cpu.reg("rax"), cpu.peek(0x4004)) == (status, 0x1234)
+    assert mode == "long" or cpu.reg("rdx") == 0
     assert not cpu.traps
 
 
-def test_vmmcall_from_ring_3_is_an_invalid_opcode() -> None:
-    cpu, events = on_processor("ring3_32 user\nuser: vmmcall\n jmp $", "pm32")
+@pytest.mark.parametrize("mode", ["long", "pm32"])
+def test_a_result_of_64_bits(mode: str) -> None:
+    """A rep count is in the upper half of the result."""
+    cpu = CpuRig("vmmcall\n out 0xff, al", mode)
+    asked: list[tuple[int, int]] = []
+
+    def answer(control: int, argument: int) -> int:
+        asked.append((control, argument))
+        return 0xC_0000_0005
+
+    cpu.cpu.callbacks.hypercall = answer
+    cpu.cpu.reset(cpu.state)
+    for name, value in {"rax": 1, "rdx": 2, "rbx": 3, "rcx": 1 << 63 | 4 if mode == "long" else 4}.items():
+        cpu.cpu.begin()
+        cpu.cpu.set_register(name, value)
+    cpu.run()
+    if mode == "long":
+        assert (asked, cpu.reg("rax"), cpu.reg("rdx")) == ([(1 << 63 | 4, 2)], 0xC_0000_0005, 2)
+    else:
+        assert (asked, cpu.reg("rax"), cpu.reg("rdx")) == ([(2 << 32 | 1, 3 << 32 | 4)], 5, 0xC)
+
+
+@pytest.mark.parametrize("prefixes", ["", "db 0x66", "db 0x2e, 0x66, 0x3e"])
+def test_vmmcall_with_prefixes(prefixes: str) -> None:
+    cpu, events = on_processor(f"mov ecx, 0x1005d\n mov edx, 0x2001\n {prefixes}\n vmmcall\n out 0xff, al", "long")
+    cpu.run()
+    assert (events, cpu.traps) == ([(0x2001, 0)], [])
+
+
+@pytest.mark.parametrize(("mode", "source"), [("real", "vmmcall"), ("pm32", "ring3_32 user\nuser: vmmcall"), ("long", "ring3_64 user\nuser: vmmcall")])
+def test_vmmcall_outside_a_kernel_is_an_invalid_opcode(mode: str, source: str) -> None:
+    cpu, events = on_processor(f"{source}\n jmp $", mode)
     cpu.stop_on_trap = True
     cpu.run()
     assert [trap.vector for trap in cpu.traps] == [6]

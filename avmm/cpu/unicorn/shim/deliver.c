@@ -3,6 +3,7 @@
  * Exceptions and INT n go through the guest's IDT by Unicorn's own do_interrupt, which siglongjmps on a nested fault:
  * no Python frame may be on the stack there. */
 #define _GNU_SOURCE
+#include "tlb.h"
 #include "vcpu.h"
 #include <dlfcn.h>
 #include <link.h>
@@ -15,7 +16,9 @@ enum { FLAG_RF = 1 << 16, FLAG_VM = 1 << 17, FLAG_IF = 1 << 9, EFER_SCE = 1 };
 /* The instruction byte at an offset from CS; false where it cannot be read. */
 static bool code_byte(Vcpu *v, uint64_t rip, uint8_t *byte) {
     uint64_t linear = ENV32(v, HFLAGS) & HF_CS64 ? rip : (uint32_t)(rip + ENV64(v, CS + SEGMENT_BASE));
-    return !api.vmem_read(v->uc, linear, 4, byte, 1);
+    const uint8_t *host = v->tlb ? memory_behind(v, linear, offsetof(TlbEntry, code)) : NULL;
+    if (host) *byte = *host;
+    return host || !api.vmem_read(v->uc, linear, 4, byte, 1);
 }
 /* The error code of a fault that came while another event was delivered. Unicorn leaves EXT (bit 0) out, and in long mode
  * it names the IDT entry (bit 1) by its offset in units of 8 bytes instead of by its number. */
@@ -74,15 +77,30 @@ static int instruction_length(Vcpu *v) {
     return prefixes(v, &opcode) + 2;
 }
 
+/* VMMCALL by the conventions of the Hypervisor Top-Level Functional Specification, "Hypercall Interface": control word and input in RCX
+ * and RDX, of 32-bit code in EDX:EAX and EBX:ECX; the result in RAX or EDX:EAX. False: nobody takes it, or not ring 0 of protected mode. */
+static uint64_t pair(Vcpu *v, int high, int low) { return ENV64(v, high) << 32 | ENV32(v, low); }
+static bool hypercall(Vcpu *v) {
+    enum { REFUSED = -1 };
+    uint32_t mode = ENV32(v, HFLAGS);
+    bool wide = mode & HF_CS64;
+    if (v->hypercall == Py_None || (mode & HF_CPL) || !(mode & HF_PE)) return false;
+    uint64_t control = wide ? ENV64(v, RCX) : pair(v, RDX, RAX), input = wide ? ENV64(v, RDX) : pair(v, RBX, RCX);
+    int64_t result = vcpu_call(v, v->hypercall, 2, control, input, 0, REFUSED);
+    if (v->error_type) return true;
+    if (result == REFUSED) return false;
+    ENV64(v, RAX) = wide ? (uint64_t)result : (uint32_t)result;
+    if (!wide) ENV64(v, RDX) = (uint64_t)result >> 32;
+    return true;
+}
+
 static void vm_exit(Vcpu *v, int code) {
     uint32_t info = ENV32(v, layout.error_code);
     v->n_exits++;
     vcpu_step(v, STEP_EXIT, (uint32_t)code, 0, ENV32(v, RCX));
-    if (code != EXIT_CPUID && code != EXIT_MSR && code != EXIT_VMMCALL) { /* VMRUN and its kin: there is no nested virtualization */
-        api.raise_exception_err_ra(v->env, VECTOR_UD, 0, 0);
-        return;
-    }
-    int64_t vector = vcpu_call(v, v->vmexit, 2, (uint64_t)code, info, 0, 0);
+    int64_t vector = 0;
+    if (code == EXIT_CPUID || code == EXIT_MSR) vector = vcpu_call(v, v->vmexit, 2, (uint64_t)code, info, 0, 0);
+    else if (code != EXIT_VMMCALL || !hypercall(v)) vector = VECTOR_UD; /* VMRUN and its kin: there is no nested virtualization */
     if (vector) api.raise_exception_err_ra(v->env, (int)vector, 0, 0);
     ENV64(v, RIP) += instruction_length(v) + (code == EXIT_VMMCALL); /* 0F 01 D9 */
 }

@@ -335,7 +335,7 @@ static PyObject *vcpu_watchpoints(Vcpu *v, PyObject *list) {
     Py_RETURN_NONE;
 }
 
-/* Vcpu(uc, cpu, env, tlb, units, callbacks=(port_in, port_out, memory_read, memory_write, acknowledge, window_done, vmexit)) */
+/* Vcpu(uc, cpu, env, tlb, units, callbacks=(port_in, port_out, memory_read, memory_write, acknowledge, window_done, vmexit, hypercall or None)) */
 static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
     unsigned long long uc, cpu, env, tlb;
     long long units;
@@ -344,13 +344,13 @@ static int vcpu_init(Vcpu *v, PyObject *arguments, PyObject *keywords) {
         PyErr_SetString(PyExc_RuntimeError, "this vCPU exists already");
         return -1;
     }
-    if (!PyArg_ParseTuple(arguments, "KKKKL(OOOOOOO)", &uc, &cpu, &env, &tlb, &units, &v->port_in, &v->port_out, &v->memory_read,
-                          &v->memory_write, &v->acknowledge, &v->window_done, &v->vmexit)) {
-        v->port_in = v->port_out = v->memory_read = v->memory_write = v->acknowledge = v->window_done = v->vmexit = NULL;
+    if (!PyArg_ParseTuple(arguments, "KKKKL(OOOOOOOO)", &uc, &cpu, &env, &tlb, &units, &v->port_in, &v->port_out, &v->memory_read,
+                          &v->memory_write, &v->acknowledge, &v->window_done, &v->vmexit, &v->hypercall)) {
+        v->port_in = v->port_out = v->memory_read = v->memory_write = v->acknowledge = v->window_done = v->vmexit = v->hypercall = NULL;
         return -1;
     }
     Py_INCREF(v->port_in), Py_INCREF(v->port_out), Py_INCREF(v->memory_read), Py_INCREF(v->memory_write);
-    Py_INCREF(v->acknowledge), Py_INCREF(v->window_done), Py_INCREF(v->vmexit);
+    Py_INCREF(v->acknowledge), Py_INCREF(v->window_done), Py_INCREF(v->vmexit), Py_INCREF(v->hypercall);
     v->uc = (void *)uc, v->cpu = (void *)cpu, v->env = (void *)env, v->end = units, v->delivering = -1;
     v->icount = (volatile int32_t *)(v->cpu + layout.icount_high - 2);
     remember(v);
@@ -365,13 +365,13 @@ static int vcpu_traverse(Vcpu *v, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(v));
     Py_VISIT(v->house);
     Py_VISIT(v->port_in); Py_VISIT(v->port_out); Py_VISIT(v->memory_read); Py_VISIT(v->memory_write);
-    Py_VISIT(v->acknowledge); Py_VISIT(v->window_done); Py_VISIT(v->vmexit);
+    Py_VISIT(v->acknowledge); Py_VISIT(v->window_done); Py_VISIT(v->vmexit); Py_VISIT(v->hypercall);
     return 0;
 }
 static int vcpu_clear(Vcpu *v) {
     if (v->running) return 0; /* a suspended greenlet still stands in run(), which holds a reference */
     Py_CLEAR(v->port_in); Py_CLEAR(v->port_out); Py_CLEAR(v->memory_read); Py_CLEAR(v->memory_write);
-    Py_CLEAR(v->acknowledge); Py_CLEAR(v->window_done); Py_CLEAR(v->vmexit); Py_CLEAR(v->house);
+    Py_CLEAR(v->acknowledge); Py_CLEAR(v->window_done); Py_CLEAR(v->vmexit); Py_CLEAR(v->hypercall); Py_CLEAR(v->house);
     return 0;
 }
 static void vcpu_dealloc(Vcpu *v) {

@@ -45,9 +45,9 @@ extern Api api;
 extern Layout layout;
 
 /* The head of CPUX86State; its order is verified by layout.py. */
-enum { RAX = 0, RCX = 8, RDX = 16, RSP = 32, RSI = 48, RDI = 56, R11 = 88, RIP = 128, EFLAGS = 136, DF = 172, HFLAGS = 176,
+enum { RAX = 0, RCX = 8, RDX = 16, RBX = 24, RSP = 32, RSI = 48, RDI = 56, R11 = 88, RIP = 128, EFLAGS = 136, DF = 172, HFLAGS = 176,
        ES = 184, CS = 208, SS = 232, DS = 256, FS = 280, GS = 304, TR = 352, CR0 = 424, SEGMENT_BASE = 8, SEGMENT_LIMIT = 16, SEGMENT_FLAGS = 20 };
-enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_CS64 = 1 << 15, HF_LMA = 1 << 14 };
+enum { HF_CPL = 3, HF_CS32 = 1 << 4, HF_SS32 = 1 << 5, HF_PE = 1 << 7, HF_CS64 = 1 << 15, HF_LMA = 1 << 14 };
 
 enum { EXIT_BUDGET, EXIT_HALT, EXIT_SHUTDOWN, EXIT_STOPPED, EXIT_ERROR, EXIT_DEBUG };
 enum { WINDOWS = 16, SLOTS = 32, TRAIL = 64, WATCHES = 8 };
@@ -140,7 +140,7 @@ typedef struct Vcpu {
 
     PyObject *house;        /* a lock that is let go, with the GIL, while guest code executes; NULL or None: both are kept */
     PyThreadState *outdoors; /* the thread that executes guest code without them */
-    PyObject *port_in, *port_out, *memory_read, *memory_write, *acknowledge, *window_done, *vmexit;
+    PyObject *port_in, *port_out, *memory_read, *memory_write, *acknowledge, *window_done, *vmexit, *hypercall;
     PyObject *error_type, *error_value, *error_trace;
 } Vcpu;
 
