@@ -15,12 +15,13 @@ import heapq
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Final
 
-SECOND = 1_000_000_000
-MILLISECOND = 1_000_000
-MICROSECOND = 1_000
-FOREVER = 1 << 62
-HEAP_ROOM = 64  # deadlines, past and cancelled ones included, before the heap is cleaned up
+SECOND: Final = 1_000_000_000
+MILLISECOND: Final = 1_000_000
+MICROSECOND: Final = 1_000
+FOREVER: Final = 1 << 62
+HEAP_ROOM: Final = 64  # deadlines, past and cancelled ones included, before the heap is cleaned up
 
 
 class Timer:

@@ -96,7 +96,7 @@ def run(runs: int) -> list[Result]:
     def interrupt() -> float:
         quiet, _ = _time(TICKING.format(mask=0xFF, count=loops, loop=BUSY))
         ticking, vm = _time(TICKING.format(mask=0xFE, count=loops, loop=BUSY))
-        return (ticking - quiet) / vm.partition.injected * 1e6
+        return (ticking - quiet) / vm.partition.vcpu.injected * 1e6
 
     interrupts = repeat(runs, interrupt)
     wakes = repeat(runs, lambda: _per(TICKING.replace("{mask}", "0xFE").replace("{loop}", HALTED), TICKS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from typing import ClassVar
 
 import click
@@ -9,7 +11,11 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from avmm_console.cli import group as avmm_command
+# Compiled modules keep no docstrings: here the sources beside them are imported.
+sys.path_hooks.insert(0, FileFinder.path_hook((SourceFileLoader, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES)))
+sys.path_importer_cache.clear()
+
+from avmm_console.cli import group as avmm_command  # noqa: E402
 
 project = "avmm"
 copyright = "the authors of avmm"

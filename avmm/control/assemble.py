@@ -217,9 +217,9 @@ def _controllers(partition: Partition) -> Chips:
     chips = Chips(pic, lapic, ioapic)
     ioapic.deliver = chips.message
     pic.output = lapic.pic_changed
-    lapic.output = partition.vcpu.interrupt  # not through the partition: this is the way of each interrupt
+    lapic.output = partition.vcpu.interrupt
     lapic.on_eoi = ioapic.eoi
-    partition.controller = lapic
+    partition.vcpu.controller = lapic
     partition.msrs.handlers[APIC_BASE] = (lambda: lapic.base, lapic.write_base)
     for number, line in partition.lines.items():
         _connect(line, number, chips)

@@ -46,7 +46,7 @@ class Diverged(Exception):
 def fingerprint(partition: Partition) -> int:
     """Return a number that tells two machines apart which have executed the same amount of work: their registers and interrupts."""
     register = partition.processor.register
-    values = [*(register(name) for name in _REGISTERS), partition.injected, partition.resets]
+    values = [*(register(name) for name in _REGISTERS), partition.vcpu.injected, partition.resets]
     return zlib.crc32(b"".join(value.to_bytes(8, "little") for value in values))
 
 

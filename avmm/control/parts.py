@@ -95,9 +95,9 @@ def _wire_lapic(machine: Machine, old: LocalApic, new: LocalApic) -> None:
     machine.chips.lapic = new
     machine.chips.pic.output = new.pic_changed
     partition = machine.partition
-    partition.controller = new
+    partition.vcpu.controller = new
     partition.msrs.handlers[APIC_BASE] = (lambda: new.base, new.write_base)
-    partition.interrupt(new.intr)
+    partition.vcpu.interrupt(new.intr)
     if machine.vmbus is not None:
         machine.vmbus.hyperv.use_apic(new)
 

@@ -105,7 +105,7 @@ def collect(partition: Partition) -> Stats:
         plain=partition.ports.plain,
         floating=sum(t.reads + t.writes for t in floating),
         windowed=counters.get("window", 0),
-        injected=partition.injected,
+        injected=partition.vcpu.injected,
         exceptions=counters.get("exceptions", 0),
         resets=partition.resets,
         guest_ns=max(0, run_ns - handlers),

@@ -8,9 +8,8 @@ The invariant: either the function runs or its task does, never both.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Final, Protocol
 
 from greenlet import getcurrent, greenlet
 
@@ -35,6 +34,16 @@ class Fiber(Protocol):
         """Whether the caller is the function, or was called by it."""
 
 
+class _Turn:
+    """Awaited, lets the event loop have one turn."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+_TURN: Final = _Turn()
+
+
 class GreenletFiber:
     """A ``Fiber`` in the event loop's thread: while the function runs, nothing else does."""
 
@@ -49,14 +58,13 @@ class GreenletFiber:
         try:
             awaitable = running.switch()
             while not running.dead:
+                result, error = None, None
                 try:
                     result = await awaitable
-                except BaseException as error:
-                    self._parent = getcurrent()
-                    awaitable = running.throw(error)
-                else:
-                    self._parent = getcurrent()
-                    awaitable = running.switch(result)
+                except BaseException as raised:
+                    error = raised
+                self._parent = getcurrent()
+                awaitable = running.switch(result) if error is None else running.throw(error)
         finally:
             self._parent = None
 
@@ -67,7 +75,7 @@ class GreenletFiber:
 
     def turn(self) -> None:
         """Let the event loop have a turn; see ``Fiber.turn``."""
-        self.wait(asyncio.sleep(0))
+        self.wait(_TURN)
 
     @property
     def inside(self) -> bool:

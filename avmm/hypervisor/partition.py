@@ -58,17 +58,6 @@ class Service(Protocol):
         """Take a packet; awaiting it gives the feedback."""
 
 
-class InterruptController(Protocol):
-    """What acknowledges interrupts for the vCPU."""
-
-    def acknowledge(self) -> int | None:
-        """Return the vector to deliver, None when nothing is pending any more."""
-
-    @property
-    def intr(self) -> bool:
-        """Whether an interrupt is pending."""
-
-
 class Partition:
     """One virtual machine. Implements ``Board`` for its devices."""
 
@@ -94,10 +83,8 @@ class Partition:
         self.trace_log = Trace(self._now)
         self.resets = 0
         self.irps = 0
-        self.injected = 0
         self.lines: dict[int, InterruptLine] = {}
         self.msrs = Msrs()
-        self.controller: InterruptController | None = None
         self.boot_state: Callable[[], CpuState] = CpuState
         """Makes the state that the processor starts from, after power-on and after each reset; loads firmware into RAM."""
         self.observers: list[Callable[[RunState], None]] = []
@@ -118,7 +105,7 @@ class Partition:
             port_out=self.ports.write,
             memory_read=self.address_space.read,
             memory_write=self.address_space.write,
-            acknowledge=self._acknowledge,
+            acknowledge=_nobody,
             window_done=self._plugboard.window_done,
             cpuid=cpuid,
             rdmsr=self.msrs.read,
@@ -134,6 +121,7 @@ class Partition:
             self.clock.on_skip = self._set_time_base
         self.msrs.on_adjust = self._set_tsc
         self.vcpu = Vcpu(self.processor, self.clock, self._boundary, self._triple_fault, self._debug_stop, slice_ns=slice_ns)
+        callbacks.acknowledge = self.vcpu.acknowledge
         self.memory = GuestMemory(self.ram.view, self.processor.invalidate)
         self.processor.map_ram(0, self.ram.view)
         self._work = Work(name, self.clock, self.vcpu.busy, self.fail)
@@ -220,16 +208,6 @@ class Partition:
     def _wait(self, awaitable: Awaitable[Any]) -> int:
         value = self.vcpu.wait(awaitable)
         return value if isinstance(value, int) else 0
-
-    def _acknowledge(self) -> int | None:
-        controller = self.controller
-        if controller is None:
-            return None
-        vector = controller.acknowledge()
-        if vector is None:
-            return None
-        self.injected += 1
-        return vector | 0x100 if self.vcpu.pending else vector  # the controller has driven the pin anew
 
     def _triple_fault(self) -> None:
         if self.on_triple_fault == "reset":
@@ -401,11 +379,8 @@ class Partition:
         self._boot()
         self.vcpu.restarted()
         self.vcpu.yield_soon()  # whoever waits sees each reset: a machine that resets for ever executes hardly anything
-        self.interrupt(self.controller.intr if self.controller is not None else False)
-
-    def interrupt(self, pending: bool) -> None:
-        """Take the interrupt controller's output."""
-        self.vcpu.interrupt(pending)
+        controller = self.vcpu.controller
+        self.vcpu.interrupt(controller is not None and controller.intr)
 
     async def pause(self) -> None:
         """Stop machine time between two instructions; returns when no work is in flight."""
@@ -486,3 +461,7 @@ class Partition:
         self.processor.close()
         self.ram.close()
         self.memory.on_write = None
+
+
+def _nobody() -> None:
+    """Answer INTA where no vCPU is yet."""

@@ -20,17 +20,18 @@ import asyncio
 import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from avmm.clock import MILLISECOND
 
-WEIGHT = 100
+WEIGHT: Final = 100
 """The weight of a machine that nobody gave another."""
-LAG = 5 * MILLISECOND
+LAG: Final = 5 * MILLISECOND
 """How far behind the others a machine may be when it wakes, in ns of work at weight 100."""
-BURST = 10 * MILLISECOND
+BURST: Final = 10 * MILLISECOND
 """Host time that a capped machine may use in one go after it was idle, ns."""
-LONGEST_REST = 500 * MILLISECOND
-NEVER = 1 << 63
+LONGEST_REST: Final = 500 * MILLISECOND
+NEVER: Final = 1 << 63
 
 
 class Schedule:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from avmm.clock import Clock, Timer
 from avmm.devices.line import InterruptLine
+from avmm.hypervisor.slot_clock import SlotClock
 from avmm.memory import GuestMemory
 
 if TYPE_CHECKING:
@@ -33,37 +34,6 @@ class Light(enum.Enum):
     DARK = "dark"
     LIT = "lit"
     RETIRED = "retired"
-
-
-class SlotClock(Clock):
-    """The machine's clock as one device holds it: the same time, and a note of the timers it made."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._clock = clock
-        self.virtual = clock.virtual
-        self.timers: list[Timer] = []
-        self.now = clock.now  # type: ignore[method-assign]  # devices ask often: no call in between
-
-    def now(self) -> int:
-        """Machine time in ns since power-on."""
-        return self._clock.now()
-
-    def timer(self, callback: Callable[[], None]) -> Timer:
-        """Return a timer of the machine's clock, not yet armed."""
-        timer = self._clock.timer(callback)
-        self.timers.append(timer)
-        return timer
-
-    def next_due(self) -> int | None:
-        """Return the machine's earliest deadline."""
-        return self._clock.next_due()
-
-    def set_horizon(self, horizon: int) -> None:
-        self._clock.set_horizon(horizon)
-
-    def lift_horizon(self, horizon: int) -> None:
-        self._clock.lift_horizon(horizon)
 
 
 @dataclass(slots=True)

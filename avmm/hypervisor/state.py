@@ -92,7 +92,7 @@ def save(partition: Partition) -> PartitionState:
         resets=partition.resets,
         irps=partition.irps,
         plain=partition.ports.plain,
-        injected=partition.injected,
+        injected=partition.vcpu.injected,
     )
 
 
@@ -138,7 +138,7 @@ def restore(partition: Partition, state: PartitionState) -> None:
         raise StateError(str(error)) from None
     _arm(partition, state.deadlines)
     partition.wanted_reset = state.reset
-    partition.resets, partition.irps, partition.injected = state.resets, state.irps, state.injected
+    partition.resets, partition.irps, partition.vcpu.injected = state.resets, state.irps, state.injected
     partition.ports.plain = state.plain
     partition.vcpu.restore(state.vcpu)
 

@@ -12,26 +12,43 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
+
+from mypy_extensions import mypyc_attr
 
 from avmm.clock import MILLISECOND, Clock, VirtualClock, WallClock
 from avmm.cpu.engine import Exit, Processor
 from avmm.hypervisor.fiber import Fiber, GreenletFiber
 from avmm.hypervisor.schedule import Share
 
-QUANTUM = 20_000  # units between two looks at the host's clock
-BUSY_SLICE = 50_000  # ns: the longest slice in real time while work for the guest is under way in the event loop
-BUSY_ROUNDS = 12  # turns of the event loop for that work between two slices: a request's way through VM-H and back
-SPIN_NS = 250_000  # a halted machine waits for less than this by looking at every turn of the event loop
-IDLE_ROUNDS = 64  # jumps of a halted virtual-time machine before the event loop gets its turn,
-IDLE_NS = 20 * MILLISECOND  # ... and machine time: whoever wants to pause it is not let wait for seconds of that
+QUANTUM: Final = 20_000  # units between two looks at the host's clock
+BUSY_SLICE: Final = 50_000  # ns: the longest slice in real time while work for the guest is under way in the event loop
+BUSY_ROUNDS: Final = 12  # turns of the event loop for that work between two slices: a request's way through VM-H and back
+SPIN_NS: Final = 250_000  # a halted machine waits for less than this by looking at every turn of the event loop
+IDLE_ROUNDS: Final = 64  # jumps of a halted virtual-time machine before the event loop gets its turn,
+IDLE_NS: Final = 20 * MILLISECOND  # ... and machine time: whoever wants to pause it is not let wait for seconds of that
+
+
+MORE: Final = 0x100  # in the answer to INTA: another interrupt waits (see ``Callbacks.acknowledge``)
 
 
 class Stop(Exception):
     """Ends the vCPU's run loop; what to do next is its owner's business."""
 
 
+class InterruptController(Protocol):
+    """What acknowledges interrupts for the vCPU."""
+
+    def acknowledge(self) -> int | None:
+        """Return the vector to deliver, None when nothing is pending any more; drives the INTR pin anew before."""
+
+    @property
+    def intr(self) -> bool:
+        """Whether an interrupt is pending."""
+
+
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class VcpuState:
     """A saved vCPU, besides its processor. ``slept_units``: when the event loop had its last turn, in units of work."""
 
@@ -62,6 +79,10 @@ class Vcpu:
         self.processor = processor
         self.clock = clock
         self.slice_ns = slice_ns
+        self.controller: InterruptController | None = None
+        """Who answers :meth:`acknowledge`."""
+        self.injected = 0
+        """Interrupts delivered so far."""
         self.outside_ns = 0
         """Host time spent waiting in the middle of an instruction, ns."""
         self.slices = 0
@@ -88,6 +109,9 @@ class Vcpu:
         self._woken = False
         self._yield = False
         self._busy = False
+        self._sooner = False  # a deadline has come closer during the slice
+        self._slice_end = 0  # host time; 0 when the slice is over
+        self._mid_block = False  # perhaps: see _finish_block
         self._restarted = self._halting = False
         self._slept_units = self._charged_units = 0
         self._idle_ns = 0
@@ -103,6 +127,15 @@ class Vcpu:
         self.processor.interrupt(pending)
         if pending and self._sleeper is not None:
             self.wake()
+
+    def acknowledge(self) -> int | None:
+        """Answer INTA for the processor; see ``Callbacks.acknowledge``."""
+        controller = self.controller
+        vector = None if controller is None else controller.acknowledge()
+        if vector is None:
+            return None
+        self.injected += 1
+        return vector | MORE if self._pending else vector
 
     @property
     def pending(self) -> bool:
@@ -147,9 +180,11 @@ class Vcpu:
         self._slept_units, self._charged_units = state.slept_units, self.processor.units
         self.interrupt(state.pending)
         self.restarted()
+        self._mid_block = True
         self.yield_soon()  # whoever restores can arm a wait before the first instruction
 
     def _earlier(self) -> None:
+        self._sooner = True
         self.processor.kick()
         self.wake()
 
@@ -242,8 +277,7 @@ class Vcpu:
         self._want_turn()
         while True:
             self._boundary()
-            if self._in_block:
-                self._end_of_slice(self._execute(0, None))
+            if self._mid_block and self._finish_block():
                 continue
             blocker = self.clock.run_due()
             if blocker is not None:
@@ -261,11 +295,15 @@ class Vcpu:
                 self.on_limit()
             self._end_of_slice(why)
 
-    @property
-    def _in_block(self) -> bool:
-        """Whether a state was put into the machine that a debugger had stopped in the middle of a block: timers come at its end."""
+    def _finish_block(self) -> bool:
+        """Go on to the end of the block in whose middle a debugger had stopped the machine whose state was put into this one: timers
+        come there. Returns whether it was in the middle of one.
+        """
         unit = self.processor.debug
-        return unit is not None and unit.in_block
+        self._mid_block = unit is not None and unit.in_block
+        if self._mid_block:
+            self._end_of_slice(self._execute(0, None))
+        return self._mid_block
 
     def _end_of_slice(self, why: Exit) -> None:
         if why is Exit.HALT:
@@ -288,23 +326,31 @@ class Vcpu:
         return why
 
     def _real_slice(self) -> Exit:
+        """Run to the end of the slice, or to a deadline: there timers fire, and the rest of the slice comes afterwards."""
         clock = self.clock
         assert isinstance(clock, WallClock)
         begin, away = time.monotonic_ns(), self._away_ns
-        deadline = begin + (min(self.slice_ns, BUSY_SLICE) if self._busy else self.slice_ns)
+        end = self._slice_end or begin + self.slice_ns
+        if self._busy:
+            end = min(end, begin + BUSY_SLICE)
         due = clock.next_due()
-        if due is not None:
-            deadline = min(deadline, due + clock.origin)
-        why = self._execute(QUANTUM, deadline)
+        alarm = end if due is None else min(end, due + clock.origin)
+        self._sooner = False
+        why = self._execute(QUANTUM, alarm)
         self.slices += 1
-        used = time.monotonic_ns() - begin - (self._away_ns - away)
+        now = time.monotonic_ns()
+        used = now - begin - (self._away_ns - away)
         self.longest_slice = max(self.longest_slice, used)
         if self.share is not None:
             self.share.charge(used, used)
+        self._slice_end = 0
         if why is Exit.BUDGET:
-            self._yield_turn()
-            if self._busy:
-                self._switch(self._work_goes_on(), midway=True)
+            if (self._sooner or now >= alarm) and now < end and not self._busy:
+                self._slice_end = end
+            else:
+                self._yield_turn()
+                if self._busy:
+                    self._switch(self._work_goes_on(), midway=True)
         return why
 
     async def _work_goes_on(self) -> None:

@@ -39,7 +39,7 @@ async def scene(folder: Path, threads: int) -> list[tuple[object, ...]]:
     def note(vm: Vm) -> None:
         partition = vm.partition
         screen = vm.screen.text() if vm.name.startswith("guest") else ""
-        seen.append((vm.name, partition.processor.units, partition.clock.now(), partition.injected, partition.irps, screen))
+        seen.append((vm.name, partition.processor.units, partition.clock.now(), partition.vcpu.injected, partition.irps, screen))
 
     async def shell(vm: Vm) -> None:
         await vm.start()

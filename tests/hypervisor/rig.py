@@ -57,12 +57,12 @@ class Controller:
 
     def acknowledge(self) -> int | None:
         vector = self.vectors.pop(0) if self.vectors else None
-        self.partition.interrupt(self.intr)
+        self.partition.vcpu.interrupt(self.intr)
         return vector
 
     def raise_(self, vector: int = 0x20) -> None:
         self.vectors.append(vector)
-        self.partition.interrupt(True)
+        self.partition.vcpu.interrupt(True)
 
 
 class Service:
@@ -90,7 +90,7 @@ class Machine:
         self.service = Service()
         self.partition = Partition(name, 1 << 20, virtual_time=virtual, seed=seed, service=self.service, make_processor=processor,
                                    on_triple_fault=on_triple_fault)  # fmt: skip
-        self.controller = self.partition.controller = Controller(self.partition)
+        self.controller = self.partition.vcpu.controller = Controller(self.partition)
         self.toy = Toy(self.partition)
         self.partition.plug(self.toy, inside=inside)
         self.states: list[str] = []

@@ -274,7 +274,7 @@ async def run_once(seed: int, delay: int) -> tuple[object, ...]:
     machine.toy.on_write = on_write
     await partition.power_on()
     await partition.ended()
-    result = (times, [machine.peek(a) for a in (0x3000, 0x3004, 0x3008)], partition.clock.now(), partition.processor.units, partition.injected)
+    result = (times, [machine.peek(a) for a in (0x3000, 0x3004, 0x3008)], partition.clock.now(), partition.processor.units, partition.vcpu.injected)
     assert partition.failure is None
     partition.close()
     return result

@@ -89,6 +89,43 @@ async def test_the_loop_stays_responsive() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("again", ["from its callback", "by the guest"])
+async def test_a_timer_in_the_midst_of_a_slice_does_not_end_it(monkeypatch: pytest.MonkeyPatch, again: str) -> None:
+    """The event loop has its turn after each millisecond of the host's time, however often timers fire and are armed meanwhile."""
+    host = 0
+    monkeypatch.setattr(time, "monotonic_ns", lambda: host)
+
+    def port_in(port: int, size: int) -> int:
+        nonlocal host
+        host += 1000
+        if not timer.armed:
+            timer.arm(rig.clock.now() + 100_000)
+        return 0
+
+    async def guest(cpu: ScriptCpu) -> None:
+        while True:
+            await cpu.inb(1)
+
+    def tick() -> None:
+        fired.append(rig.clock.now())
+        if again == "from its callback":
+            timer.arm(rig.clock.now() + 100_000)
+
+    rig = Rig(guest, virtual=False, port_in=port_in)
+    fired: list[int] = []
+    timer = rig.clock.timer(tick)
+    task = asyncio.create_task(rig.vcpu.run())
+    turns = []
+    for _ in range(5):
+        await asyncio.sleep(0)
+        turns.append(rig.clock.now())
+    rig.stop()
+    await task
+    assert all(MILLISECOND <= later - earlier <= MILLISECOND + 200_000 for earlier, later in pairwise(turns))  # runs end every 200 us
+    assert len(fired) > 3 * len(turns)
+
+
+@pytest.mark.asyncio
 async def test_timers_fire_at_their_deadline_in_virtual_time() -> None:
     rig = Rig(spin)
     fired: list[int] = []

@@ -34,7 +34,7 @@ async def moment(vm: avmm.Vm) -> Moment:
     assert isinstance(partition.processor, UnicornProcessor)
     counters = {name: count for name, count in partition.processor.counters().items() if name not in HOST}
     return Moment(
-        hashlib.sha256(partition.memory.view).hexdigest(), partition.processor.units, counters | {"injected": partition.injected},
+        hashlib.sha256(partition.memory.view).hexdigest(), partition.processor.units, counters | {"injected": partition.vcpu.injected},
         partition.clock.now(), tuple(partition.processor.register(name) for name in NAMES), bytes(vm.serial.output), vm.screen.text(),
     )  # fmt: skip
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
+
 from avmm.hypervisor.hyperv.registers import PAGE_ENABLE, PAGE_NUMBER, PAGE_RESERVED
 from avmm.memory import PAGE, GuestMemory
 
 
 @dataclass(frozen=True)
+@mypyc_attr(native_class=False)
 class OverlayState:
     """Where the page is (None: nowhere), and what it hides."""
 

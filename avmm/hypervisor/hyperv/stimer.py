@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 from avmm.clock import Clock
 from avmm.hypervisor.hyperv.registers import REFERENCE_NS
 from avmm.hypervisor.hyperv.synic import Synic
 
-ENABLE, PERIODIC, AUTO_ENABLE, DIRECT = 1, 2, 8, 1 << 12
-_WRITABLE = 0x1FFF | 0xF << 16
-TIMER_EXPIRED = 0x80000010
+ENABLE: Final = 1
+PERIODIC: Final = 2
+AUTO_ENABLE: Final = 8
+DIRECT: Final = 1 << 12
+_WRITABLE: Final = 0x1FFF | 0xF << 16
+TIMER_EXPIRED: Final = 0x80000010
 _PAYLOAD = struct.Struct("<IIQQ")
-SHORTEST_PERIOD = 100  # 10 us: a guest cannot make the host spin
-_FOREVER = 1 << 62  # ns
+SHORTEST_PERIOD: Final = 100  # 10 us: a guest cannot make the host spin
+_FOREVER: Final = 1 << 62  # ns
 
 
 @dataclass(frozen=True)
+@mypyc_attr(native_class=False)
 class TimerState:
     """Registers, and the deadline in ns of machine time."""
 
