@@ -1,4 +1,4 @@
-"""The second cache of blocks: more jumps than the first holds, while code is written anew, mapped elsewhere and forgotten."""
+"""Where code jumps to: more blocks than any table holds, while code is written anew, mapped elsewhere and forgotten."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from avmm.cpu.engine import Exit, Watch
 from tests.cpu.rig import CODE, PRESENT, PT, USER, WRITE, Rig
 
-FIRST, PAGES, EACH = 0x140000, 24, 16  # pages of functions of 16 bytes: six thousand, where the first cache has room for 64 a page
+FIRST, PAGES, EACH = 0x140000, 24, 16  # pages of functions of 16 bytes: six thousand, where near entries have room for 128 a page
 TABLE = 0x160000
 PAGE = 4096 // EACH
 FUNCTIONS = PAGES * PAGE
@@ -101,3 +101,70 @@ def test_a_watchpoint_that_comes_and_goes_forgets_blocks() -> None:
         rig.log.clear()
         for watches in ([Watch(0x1000000, 8)], []):
             rig.cpu.debug.set_watchpoints(watches)
+
+
+@pytest.mark.parametrize("page_global", [False, True])
+def test_a_jump_is_searched_for_once(page_global: bool) -> None:
+    """Translated code finds what it has found before, in the first table: of a few functions in each page, some that collide."""
+    rig = Rig(SOURCE, "long", code_cache=8 << 20, cr4=0x80 if page_global else 0)
+    for number in range(FUNCTIONS):
+        rig.ram[FIRST + number * EACH : FIRST + number * EACH + 6] = b"\xb8" + struct.pack("<I", number) + b"\xc3"
+    few = [FIRST + number * EACH for number in range(0, FUNCTIONS, 13)]
+    rig.ram[TABLE : TABLE + 8 * 10 * len(few)] = struct.pack(f"<{10 * len(few)}Q", *few * 10)
+    left = [10 * len(few), 0]
+    rig.on_in = lambda _port, _size: left.pop(0)
+    assert rig.run(1 << 28) is Exit.STOPPED, rig.traps
+    assert [value for _, _, value in rig.log] == [10 * sum(range(0, FUNCTIONS, 13))]
+    assert 2 * len(few) <= rig.cpu.native_vcpu.searches < 2.2 * len(few)  # before it was translated, and after
+
+
+def test_what_65536_cr3_ago_was_true() -> None:
+    """The number that tells how old an entry is comes round again: nothing of its last round is left then."""
+    rig = Rig(
+        """
+again: in eax, 0x40
+ mov ecx, eax
+ test eax, eax
+ jz done
+ mov rax, cr3
+next: mov cr3, rax
+ dec ecx
+ jnz next
+ mov rsi, 0x140000
+ call rsi
+ out 0x80, eax
+ jmp again
+done: STOP
+""",
+        "long",
+        cr4=0x80,
+    )
+    for page in range(2):
+        rig.ram[FIRST + page * 4096 : FIRST + page * 4096 + 6] = b"\xb8" + struct.pack("<I", page) + b"\xc3"
+    times = [1, 65536, 0]
+
+    def begin(_port: int, _size: int) -> int:
+        if len(times) == 2:
+            rig.poke(PT + 8 * (FIRST >> 12), "Q", FIRST + 4096 | PRESENT | WRITE | USER)
+        return times.pop(0)
+
+    rig.on_in = begin
+    assert rig.run(1 << 28) is Exit.STOPPED, rig.traps
+    assert [value for _, _, value in rig.log] == [0, 1]
+
+
+@pytest.mark.parametrize("opcode", ["488bfdff15", "488bfde8"])
+def test_a_constant_that_looks_like_a_call(opcode: str) -> None:
+    """Translated code holds the guest's constants. What looks like the call for a next block is left as it is."""
+    constants = [int.from_bytes(bytes.fromhex(opcode).ljust(8, bytes([fill])), "little") for fill in (0, 0x7F, 0x80, 0xFF)]
+    compare = " cmp edi, -32\n"  # 83 FF E0: with the last byte of the constant before, what follows such a call
+    rig = Rig(
+        "".join(
+            f" mov rax, {value:#x}\n{compare} mov rdx, rax\n out 0x80, eax\n shr rdx, 32\n mov eax, edx\n out 0x80, eax\n"
+            for value in constants
+        )
+        + " STOP",
+        "long",
+    )
+    assert rig.run(1 << 20) is Exit.STOPPED, rig.traps
+    assert [value for _, _, value in rig.log] == [half for value in constants for half in (value & 0xFFFFFFFF, value >> 32)]

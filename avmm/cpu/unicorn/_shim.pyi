@@ -12,6 +12,7 @@ def install_time_stamp(library: int, /) -> bool: ...
 class Vcpu:
     blocks: int
     in_place: int
+    searches: int
     n_exceptions: int
     n_syscalls: int
     n_in: int

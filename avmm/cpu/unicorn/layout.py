@@ -29,7 +29,10 @@ NEEDED = "2.1.4"
 
 # from uc_struct
 UC_CPU = 0x1B8  # uc->cpu
+UC_TCG = 0x300  # uc->tcg_ctx
 UC_NO_EXIT_REQUEST = 0x7F2  # one byte: translate no exit check into loads and stores
+# from TCGContext
+TCG_INVALIDATIONS = 0xD8  # how many blocks were invalidated
 # from CPUState
 CPU_CFLAGS_NEXT_TB = 0x18
 CPU_INTERRUPT_REQUEST = 0x1C
@@ -147,6 +150,8 @@ def native() -> Native:
 
     offsets = {
         "engine_cpu": UC_CPU,
+        "engine_tcg": UC_TCG,
+        "invalidations": TCG_INVALIDATIONS,
         "env": CPU_ENV,
         "interrupt_request": CPU_INTERRUPT_REQUEST,
         "icount_high": CPU_ICOUNT_HIGH,
@@ -252,6 +257,11 @@ def _verify(library: ctypes.CDLL, interrupt_handler: int) -> None:
     engine.emu_start(0x10010, 0)
     prove("instructions of the next block", (idle, next_block.value, blocks) == (0xFFFFFFFF, 0xFFFFFFFF, [1, 2]))
     prove("translated block", _block_head(library, inside, 0x10011) == (0x10011, 0, _block_flags(inside), 2, CF_CLUSTER))
+
+    count = u64(inside.uc + UC_TCG) + TCG_INVALIDATIONS
+    before = u64(count)
+    engine.ctl_remove_cache(0x10011, 0x10012)
+    prove("blocks invalidated", u64(count) > before and _block_head(library, inside, 0x10011) is None)
 
     ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(interrupt_handler)(inside.cpu, 0x100)
     prove("interrupt request", i32(inside.cpu + CPU_INTERRUPT_REQUEST) == 0x100)

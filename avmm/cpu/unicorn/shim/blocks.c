@@ -7,7 +7,7 @@
  *
  * The invariant: only a prologue is rewritten of which every byte is what we know, each address in it included; all others keep
  * the calls. Either way the same is counted. */
-#include "vcpu.h"
+#include "globals.h"
 #include <dlfcn.h>
 #include <stddef.h>
 #include <string.h>
@@ -150,9 +150,14 @@ static void write_prologue(Vcpu *v, uint64_t linear, uint8_t *code) {
 }
 static void *translate(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, int cflags) {
     uint8_t *block = stock_translate(cpu, pc, cs_base, flags, cflags), *code;
+    size_t size;
     Vcpu *v = vcpu_of(cpu);
     memcpy(&code, block + TB_CODE, sizeof code);
-    if (v && (uintptr_t)(code - block) < TB_SIZE) write_prologue(v, pc, code);
+    memcpy(&size, block + TB_CODE + 8, sizeof size);
+    if (v && (uintptr_t)(code - block) < TB_SIZE) {
+        write_prologue(v, pc, code);
+        jumps_in_place(v, code, size);
+    }
     return block;
 }
 bool blocks_hook(Vcpu *v) {

@@ -24,6 +24,7 @@ enum { PAGE_BITS = 12, RAMS = 32, SWEEP_BACKOFF = 1000 };
 
 typedef struct { uint8_t *host, *has_code; uint64_t size; } Ram;                                    /* one has_code byte a page */
 typedef struct {
+    void *memory; /* that it lies in */
     uint8_t *uc, *cpu;
     TlbFast *tlb;
     Ram rams[RAMS];
@@ -37,7 +38,7 @@ static Store **stores;
 static int store_count, store_room;
 static _Atomic unsigned generation = 1; /* of the list: each thread keeps what it found last */
 static pthread_mutex_t list = PTHREAD_MUTEX_INITIALIZER;
-static __thread struct { Store *store; unsigned generation; } last;
+static __thread struct { Store *store; unsigned generation; } last __attribute__((tls_model("initial-exec"))); /* asked for by every other block */
 
 static void (*stock_set_page)(void *, uint64_t, uint64_t, uint32_t, int, int, uint64_t);
 static void (*stock_protect)(void *, uint64_t), (*stock_unprotect)(void *, uint64_t), (*stock_flush)(void *);
@@ -238,12 +239,13 @@ void faststore_unregister(void *store) {
     pthread_mutex_unlock(&list);
     for (int i = 0; i < s->ram_count; i++) free(s->rams[i].has_code);
     jumps_free(&s->globals.jumps);
-    free(s);
+    free(s->memory);
 }
 void *faststore_register(Vcpu *v) {
-    Store *s = calloc(1, sizeof *s);
-    if (!s) return NULL;
-    s->uc = v->uc, s->cpu = v->cpu, s->tlb = v->tlb;
+    void *memory = calloc(1, sizeof(Store) + _Alignof(Store));
+    if (!memory) return NULL;
+    Store *s = (Store *)(((uintptr_t)memory + _Alignof(Store) - 1) / _Alignof(Store) * _Alignof(Store));
+    s->memory = memory, s->uc = v->uc, s->cpu = v->cpu, s->tlb = v->tlb;
     globals_register(&s->globals, v);
     stock_flush(v->cpu);
     pthread_mutex_lock(&list);
@@ -253,7 +255,7 @@ void *faststore_register(Vcpu *v) {
         if (more) stores = more, store_room = room;
     }
     if (store_count < store_room) stores[store_count++] = s;
-    else free(s), s = NULL;
+    else free(memory), s = NULL;
     generation++;
     pthread_mutex_unlock(&list);
     return s;

@@ -10,17 +10,15 @@
  * The invariant: an entry that is not known to be of a global page does not outlive a CR3; nor does a block that was found by one. */
 #define _GNU_SOURCE
 #include "globals.h"
-#include <dlfcn.h>
 #include <string.h>
 
 enum { CR0_PG = 1u << 31, CR4_PGE = 1 << 7, ENTRY_G = 1 << 8, PROT_EXEC_PAGE = 4 };
 enum { CR3 = CR0 + 24, CR4 = CR0 + 32 };
-enum { GLOBAL = 1, PRIVATE = 2, PAGE = 4096, JUMP_PAGES = 64 };
+enum { GLOBAL = 1, PRIVATE = 2, PAGE = 4096 };
 #define PAGE_OF(address) ((address) & ~(uint64_t)(PAGE - 1))
 enum { CROWDED = 35, LARGEST = 4096 }; /* per cent of entries in use from which a TLB is made larger, and the size that suffices */
 
-static void (*stock_cr3)(void *, uint64_t), (*stock_flush)(void *), (*stock_flush_page)(void *, uint64_t);
-static void (*forget_blocks)(void *, uint64_t);
+static void (*stock_cr3)(void *, uint64_t), (*stock_flush)(void *, uint16_t), (*stock_flush_page)(void *, uint64_t);
 static uint64_t (*stock_quad)(void *, uint64_t);
 static uint32_t (*stock_long)(void *, uint64_t);
 
@@ -71,6 +69,7 @@ static void begin_anew(Globals *g) {
 }
 static void drop(TlbEntry *e) { memset(e, 0xff, sizeof *e); }
 static void drop_private(Globals *g) {
+    jumps_forget_space(&g->jumps);
     for (unsigned i = 0; i < g->count; i++) {
         uint64_t page = PAGE_OF(g->list[i]);
         int mode = g->list[i] >> 1 & 3;
@@ -81,7 +80,7 @@ static void drop_private(Globals *g) {
             drop(e);
             d->used -= d->used > 0;
         }
-        if (g->list[i] & EXECUTABLE) forget_blocks(g->vcpu->cpu, page);
+        if (g->list[i] & EXECUTABLE) jumps_forget_private(g->vcpu->cpu, page);
     }
     for (int mode = 0; mode < MMU_MODES; mode++) {
         TlbDesc *d = description(g, mode);
@@ -106,10 +105,10 @@ static bool crowded(Globals *g) {
     return any;
 }
 
-static void flush(void *cpu) {
+static void flush(void *cpu, uint16_t modes) { /* of all modes, always */
     Globals *g = globals_of(cpu);
-    if (g) begin_anew(g);
-    stock_flush(cpu);
+    if (g) begin_anew(g), jumps_forget_near(&g->jumps);
+    stock_flush(cpu, modes);
 }
 static void set_cr3(void *env, uint64_t value) {
     Globals *g = globals_of((uint8_t *)env - layout.env);
@@ -129,24 +128,24 @@ static void flush_page(void *cpu, uint64_t virtual) {
         large |= (PAGE_OF(virtual) & d->large_mask) == d->large_address;
     }
     stock_flush_page(cpu, virtual);
-    for (uint64_t page = 0; large && page < JUMP_PAGES; page += 2) forget_blocks(cpu, (page + 1) * PAGE); /* that page's and the one's before */
+    if (large) jumps_forget_mapped(g);
 }
 
 void globals_register(Globals *g, Vcpu *v) {
     g->vcpu = v;
     g->tlb = v->tlb;
     g->count = LISTED + 1; /* nothing is known of what is there before the first flush */
+    jumps_register(g, v);
     for (int mode = 0; mode < MMU_MODES; mode++) g->large[mode] = (Large){~0ull, ~0ull};
 }
 /* Returns whether all is there that it needs; if not, nothing was changed, and each CR3 drops everything. */
 bool globals_install(void *library) {
     const Redirect calls[] = {
         {"cpu_x86_update_cr3_x86_64", set_cr3, (void **)&stock_cr3},
-        {"tlb_flush_x86_64", flush, (void **)&stock_flush},
+        {"tlb_flush_by_mmuidx_x86_64", flush, (void **)&stock_flush},
         {"tlb_flush_page_x86_64", flush_page, (void **)&stock_flush_page},
         {"x86_ldq_phys_x86_64", load_quad, (void **)&stock_quad},
         {"x86_ldl_phys_x86_64", load_long, (void **)&stock_long},
     };
-    forget_blocks = dlsym(library, "tb_flush_jmp_cache_x86_64");
-    return forget_blocks && library_redirect(library, calls, sizeof calls / sizeof *calls);
+    return library_redirect(library, calls, sizeof calls / sizeof *calls);
 }

@@ -397,7 +397,7 @@ static PyMethodDef methods[] = {
     METHOD(block, METH_NOARGS), METHOD(enter_block, METH_VARARGS), METHOD(step_once, METH_VARARGS), METHOD(forget_step, METH_NOARGS), METHOD(breakpoints, METH_O), METHOD(watchpoints, METH_O), {NULL, NULL, 0, NULL}};
 #define COUNTER(name) {#name, T_ULONGLONG, offsetof(Vcpu, name), READONLY, NULL}
 static PyMemberDef members[] = {
-    COUNTER(blocks), COUNTER(in_place), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
+    COUNTER(blocks), COUNTER(in_place), COUNTER(searches), COUNTER(n_exceptions), COUNTER(n_syscalls), COUNTER(n_in), COUNTER(n_out), COUNTER(n_window), COUNTER(n_interrupts),
     COUNTER(n_exits), COUNTER(n_loads), COUNTER(n_stores), COUNTER(run_ns), COUNTER(run_cycles), COUNTER(handler_cycles), {"error", T_INT, offsetof(Vcpu, error), READONLY, NULL},
     {"running", T_INT, offsetof(Vcpu, running), READONLY, NULL}, {"tsc_base", T_LONGLONG, offsetof(Vcpu, tsc_base), 0, NULL},
     {"tsc_end", T_LONGLONG, offsetof(Vcpu, tsc_end), 0, NULL},
@@ -447,7 +447,7 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
     FUNCTION(restore_state, "cpu_restore_state_x86_64") FUNCTION(loop_exit, "cpu_loop_exit_noexc_x86_64")
     FUNCTION(hook_del, "uc_hook_del")
 #define OFFSET(field) if (!take(offsets, #field, &value)) return NULL; layout.field = value;
-    OFFSET(engine_cpu) OFFSET(env) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(cflags_next_tb) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
+    OFFSET(engine_cpu) OFFSET(engine_tcg) OFFSET(invalidations) OFFSET(env) OFFSET(interrupt_request) OFFSET(icount_high) OFFSET(halted) OFFSET(cflags_next_tb) OFFSET(error_code) OFFSET(exception_is_int) OFFSET(exception_next_eip)
     OFFSET(sysenter) OFFSET(star) OFFSET(efer) OFFSET(tsc_aux)
     static const char *names[INSN_COUNT] = {"in", "out", "syscall", "sysenter", "rdtsc", "rdtscp"};
     for (int i = 0; i < INSN_COUNT; i++) {

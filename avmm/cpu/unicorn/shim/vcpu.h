@@ -34,9 +34,10 @@ typedef struct {
     int (*hook_del)(void *uc, size_t handle);
 } Api;
 
-/* Byte offsets, from the engine for the first one, from the CPU state for env and the next group, from its env (CPUX86State) for the last. */
+/* Byte offsets: from the engine for the first two, from its translator (TCGContext) for the next, from the CPU state for env and the next
+ * group, from its env (CPUX86State) for the last. */
 typedef struct {
-    unsigned long engine_cpu, env;
+    unsigned long engine_cpu, engine_tcg, invalidations, env;
     unsigned long interrupt_request, icount_high, halted, cflags_next_tb;
     unsigned long error_code, exception_is_int, exception_next_eip, sysenter, star, efer, tsc_aux;
 } Layout;
@@ -118,6 +119,7 @@ typedef struct Vcpu {
     Debug debug;            /* its first byte is looked at for each block, like what stands above */
     uint64_t last_block, blocks_then, no_string; /* the block before, if `blocks` is still what it was then */
     uint64_t in_place;      /* translated blocks that count by themselves */
+    uint64_t searches;      /* jumps to blocks that no near entry told */
     int why, running, error;
     int delivering;         /* the vector on its way through the IDT, -1 when none is */
     bool delivering_int;    /* ... which INT n asked for */
