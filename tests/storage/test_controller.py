@@ -135,6 +135,15 @@ def test_a_full_ring_holds_completions_back_and_loses_none() -> None:
     assert seen == tids
 
 
+def test_a_completion_that_waits_is_not_overtaken() -> None:
+    driver, _ = guest(room=1)
+    _, second = driver.post(TUR), driver.post(TUR)
+    driver.channel.sent.clear()  # the guest has taken the first, and not said so yet
+    third = driver.post(TUR)
+    assert not driver.channel.drain()
+    assert [[tid for _, _, tid in driver.channel.drain()] for _ in range(2)] == [[second], [third]]
+
+
 def test_closing_forgets_what_is_in_flight() -> None:
     driver, medium = guest()
     driver.memory.write(BUFFER, b"keep" * 128)
