@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo(error.format_message())
         sys.exit(0)
     except click.ClickException as error:
-        _complain(error.format_message(), error.ctx if isinstance(error, click.UsageError) else None)
+        sentence = " ".join(error.format_message().split())  # click lists choices one a line
+        _complain(sentence, error.ctx if isinstance(error, click.UsageError) else None)
         sys.exit(2)
     except click.Abort:
         sys.exit(130)

@@ -117,6 +117,12 @@ def test_an_image_that_is_not_bootable_is_named(avmm_command: Avmm, tmp_path: Pa
     assert sorted(os.listdir(tmp_path)) == ["zero.img"]
 
 
+def test_an_argument_left_out_is_one_sentence_too(avmm_command: Avmm) -> None:
+    result = avmm_command("ctl", "mode", "vm")
+    assert result.status == 2
+    assert result.sentence.endswith("Choose from: emulated, enlightened, shunt-only (avmm ctl mode --help explains)")
+
+
 BAD = {
     "missing": (["nothing.img"], "nothing.img does not exist"),
     "short": (["short.img"], "too short for a disk image: 100 bytes"),
