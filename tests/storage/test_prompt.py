@@ -9,7 +9,7 @@ import pytest
 
 from avmm.clock import WallClock
 from avmm.devices.block import SECTOR, BlockError, BlockFault, journey
-from avmm.storage import wire
+from avmm.storage import sense, wire
 from avmm.storage.scsi_disk import ScsiDisk
 from avmm.storage.wire import Direction, Operation, ScsiRequest, VstorPacket
 from avmm.vmbus.packets import Packet, PacketKind
@@ -132,6 +132,34 @@ def test_errors_of_the_medium_are_sense_data() -> None:
         answer = driver.now()[tid]
         assert not answer.good
         assert answer.why[0] == 3, "MEDIUM ERROR"
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [("attention", (6, 0x2A, 9)), ("beyond the end", (5, 0x21, 0)), ("read-only", (7, 0x27, 0)), ("wrong way", (5, 0x24, 0)), ("flush", (0, 0, 0))],
+)
+def test_what_is_not_plain_is_not_done_at_once(how: str, why: tuple[int, int, int]) -> None:
+    driver, medium = guest()
+    before = bytes(medium.data)
+    direction, cdb = Direction.OUT, write_10(5, 1)
+    match how:
+        case "attention":
+            driver.controller.luns[0, 0, 0].notify(sense.CAPACITY_CHANGED)
+        case "beyond the end":
+            direction, cdb = Direction.IN, read_10(255, 2)
+        case "read-only":
+            medium.read_only = True
+        case "wrong way":
+            cdb = read_10(5, 1)
+        case "flush":
+            cdb = write_10(5, 1, 8)  # forced unit access
+    tid = driver.post(cdb, direction, 1024 if how == "beyond the end" else SECTOR)
+    driver.finish()
+    answer = driver.now()[tid]
+    assert (answer.good, answer.why) == (how == "flush", why)
+    assert not medium.prompt
+    assert medium.log == ([("write", 5, 1), ("flush", 0, 0)] if how == "flush" else [])
+    assert (medium.data == before) == (how != "flush")
 
 
 @pytest.mark.parametrize("how", ["not ready", "fault injection", "more room than data", "beyond RAM"])
