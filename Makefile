@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 INTERPRETED := $(wildcard $(VENV)/.interpreted)
 export AVMM_INTERPRETED := $(if $(INTERPRETED),1,$(AVMM_INTERPRETED))
 COMPILED := $(if $(filter-out 0,$(AVMM_INTERPRETED)),,$(shell grep -v '^\#' compiled.txt))
-BUILT := setup.py compiled.txt $(wildcard avmm/cpu/unicorn/shim/*) $(COMPILED)
+BUILT := setup.py compiled.txt avmm/_pieces.c $(wildcard avmm/cpu/unicorn/shim/*) $(COMPILED)
 WORKERS ?= 2
-UNCOMPILE = find avmm -name compiled.json -o -name '*.so' ! -name '_shim.*' | xargs rm -f
+UNCOMPILE = find avmm -name compiled.json -o -name '*.so' ! -name '_shim.*' ! -name '_pieces.*' | xargs rm -f
 
 .PHONY: run test test-long lint guests fetch bench docs compiled interpreted clean
 
@@ -68,4 +68,4 @@ interpreted: $(VENV)/.venv
 clean:
 	rm -rf $(VENV) .cache build docs/_build *.egg-info
 	$(UNCOMPILE)
-	find avmm -name '_shim*.so' -delete
+	find avmm -name '_*.so' -delete

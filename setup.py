@@ -1,4 +1,4 @@
-"""How avmm's native parts are built: the C shim in front of Unicorn, and the modules of compiled.txt by mypyc.
+"""How avmm's native parts are built: the C shim in front of Unicorn, pieces of guest memory, and the modules of compiled.txt by mypyc.
 
 mypyc makes of each of those modules a C file in build/ and an extension that is imported instead of the source beside it. An object
 is compiled again only when its C file or a header has changed. With AVMM_INTERPRETED=1 in the environment none is made.
@@ -30,6 +30,7 @@ SHIM = Extension(
     depends=sorted(map(str, Path("avmm/cpu/unicorn/shim").glob("*.h"))),
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-fno-strict-aliasing", "-fvisibility=hidden"],
 )
+PIECES = Extension("avmm._pieces", ["avmm/_pieces.c"], extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"])
 MODULES = [line for line in Path("compiled.txt").read_text().split("\n") if line and not line.startswith("#")]
 if os.environ.get("AVMM_INTERPRETED", "0") not in ("", "0"):
     MODULES = []
@@ -82,4 +83,4 @@ class Build(build_ext):
         super().build_extensions()
 
 
-setup(ext_modules=[SHIM, *translate()], cmdclass={"build_ext": Build})
+setup(ext_modules=[SHIM, PIECES, *translate()], cmdclass={"build_ext": Build})

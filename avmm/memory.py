@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from avmm._pieces import Pieces, of_pages, of_segments
+
 PAGE: Final = 4096
 Segment = tuple[int, int]
 """Guest-physical address and length of memory in one piece."""
@@ -48,17 +50,19 @@ class GuestMemory:
         if self.on_write is not None and length:
             self.on_write(address, length)
 
-    def pieces(self, segments: Sequence[Segment]) -> list[memoryview] | None:
+    def pieces(self, segments: Sequence[Segment]) -> Pieces | None:
         """Return the RAM of segments, for someone who moves bytes himself; None where not all of it is RAM.
 
-        After storing into it: :meth:`changed`.
+        What follows one another is one piece. After storing into it: :meth:`changed`.
         """
-        view, size = self.view, self.size
-        if len(segments) == 1:
-            address, length = segments[0]
-            return [view[address : address + length]] if 0 <= address <= size - length else None
-        pieces = [view[address : address + length] for address, length in segments if 0 <= address <= size - length]
-        return pieces if len(pieces) == len(segments) else None
+        return _of_segments(self.view, segments)
+
+    def pages(self, listed: bytes, at: int, offset: int, length: int) -> Pieces | None:
+        """Return the RAM of ``length`` bytes that begin ``offset`` bytes into the first of some pages, as :meth:`pieces` does.
+
+        Their numbers, of 64 bits, are in ``listed`` from ``at`` on.
+        """
+        return _of_pages(self.view, listed, at, offset, length)
 
     def changed(self, segments: Sequence[Segment]) -> None:
         """Tell the processor that segments got other contents, by way of :meth:`pieces`."""
@@ -73,3 +77,7 @@ class GuestMemory:
     def pack(self, layout: str, address: int, *values: int) -> None:
         """Store ``values`` in ``layout`` (a struct format) at ``address``."""
         self.write(address, struct.pack(layout, *values))
+
+
+_of_pages: Final = of_pages  # of an imported name the module's table would be asked each time
+_of_segments: Final = of_segments

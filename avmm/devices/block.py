@@ -60,10 +60,10 @@ class PromptDevice(Protocol):
     likes as soon as it runs again.
     """
 
-    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         """Read ``count`` sectors from ``lba`` into ``pieces``. Raises BlockError. ``id`` names the request's journey in traces."""
 
-    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         """Write ``pieces`` to ``count`` sectors from ``lba``. Raises BlockError."""
 
 

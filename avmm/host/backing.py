@@ -27,12 +27,14 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, Final, NoReturn, TypeVar
 
+from avmm._pieces import Pieces
 from avmm.devices.block import SECTOR, BlockError, BlockFault
 from avmm.host import holes
 from avmm.host.opening import ImageError, Mode, close_image, explain, open_image
-from avmm.host.overlay import PAGE, Overlay
+from avmm.host.overlay import Overlay
 from avmm.host.requests import Data
 from avmm.host.throttle import Throttle
+from avmm.memory import PAGE
 
 T = TypeVar("T")
 Segment = tuple[int, int, int, int]
@@ -41,6 +43,9 @@ Segment = tuple[int, int, int, int]
 READ_NOW = 1 << 20
 WRITE_NOW = 128 << 10
 PIECES: Final = 1024  # IOV_MAX
+_NOWAIT: Final = os.RWF_NOWAIT
+_now: Final = perf_counter_ns  # of an imported name the module's table would be asked each time
+_SECTOR: Final = SECTOR
 SAMPLE, SAMPLES = 16 << 10, 32
 """Bytes of a sample of an image, and how many there are at most, more or less."""
 COMMIT_SECTORS = 2048
@@ -73,6 +78,8 @@ class BackingFile:
         self._synced = -1
         self._sync_error: OSError | None = None
         self._fingerprint: str | None = None
+        self.read_only = mode == "ro"
+        """Whether there is nowhere to write to."""
 
     @classmethod
     async def open(
@@ -86,11 +93,6 @@ class BackingFile:
         """
         image = await open_image(Path(path), mode, None if overlay_path is None else Path(overlay_path), size)
         return cls(Path(path), mode, image.fd, image.size, overlay=image.overlay, pool=image.pool, held=image.held)
-
-    @property
-    def read_only(self) -> bool:
-        """Whether there is nowhere to write to."""
-        return self.mode == "ro"
 
     # -- requests: each is started at once, and either done on return or a future
 
@@ -214,7 +216,7 @@ class BackingFile:
     # -- how it is done
 
     def _check(self, offset: int, length: int) -> None:
-        if self.closed or (offset | length) % SECTOR or offset < 0 or length < 0 or offset + length > self.size:
+        if self.closed or (offset | length) % _SECTOR or offset < 0 or length < 0 or offset + length > self.size:
             self._refuse(offset, length)
 
     def _refuse(self, offset: int, length: int) -> NoReturn:
@@ -248,7 +250,9 @@ class BackingFile:
 
     def _read_cached(self, fd: int, pieces: Sequence[bytearray | memoryview], at: int, length: int) -> bool:
         try:
-            return os.preadv(fd, pieces, at, os.RWF_NOWAIT) == length
+            if isinstance(pieces, Pieces):
+                return pieces.preadv(fd, at, _NOWAIT) == length
+            return os.preadv(fd, pieces, at, _NOWAIT) == length
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 self._nowait = False  # this file system cannot tell (tmpfs): everything goes to the threads
@@ -279,12 +283,17 @@ class BackingFile:
         return not (at | length) % PAGE or (self._settled(fd, at) and self._settled(fd, at + length))
 
     def _write_here(self, fd: int, at: int, offset: int, length: int, pieces: Sequence[Data]) -> None:
-        began = perf_counter_ns()
+        began = _now()
         try:
-            self._write_blocking(fd, at, offset, length, pieces)
+            self._put(fd, at, offset, length, pieces)
         except OSError as error:
             raise self._medium(offset, error) from error
-        self._throttle.took(perf_counter_ns() - began)
+        if self._running:
+            with self._lock:
+                self._wrote(offset + length)
+        else:  # no thread is at it
+            self._wrote(offset + length)
+        self._throttle.took(_now() - began)
 
     def _settled(self, fd: int, edge: int) -> bool:
         """Whether a write may begin or end at ``edge`` without the kernel having to read the rest of that page first."""
@@ -297,15 +306,21 @@ class BackingFile:
         return True
 
     def _write_blocking(self, fd: int, at: int, offset: int, length: int, pieces: Sequence[Data]) -> None:
-        done = os.pwritev(fd, pieces, at)
+        self._put(fd, at, offset, length, pieces)
+        with self._lock:
+            self._wrote(offset + length)
+
+    def _put(self, fd: int, at: int, offset: int, length: int, pieces: Sequence[Data]) -> None:
+        done = pieces.pwritev(fd, at) if isinstance(pieces, Pieces) else os.pwritev(fd, pieces, at)
         if done < length:  # the host has no room for more, and says so next time
             _write_all(fd, at + done, memoryview(b"".join(pieces))[done:])
         if self.overlay is not None:
             self.overlay.mark(offset // SECTOR, length // SECTOR)
-        with self._lock:
-            self._writes += 1
-            if self.overlay is None:
-                self._present = max(self._present, offset + length)
+
+    def _wrote(self, end: int) -> None:
+        self._writes += 1
+        if self.overlay is None and self._present < end:
+            self._present = end
 
     def _flush_blocking(self) -> None:
         with self._flushing:

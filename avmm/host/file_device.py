@@ -17,6 +17,7 @@ from avmm.host.backing import BackingFile
 from avmm.host.requests import Hops, Op, StorageRequest, StorageStage
 
 _READ: Final = Op.READ
+_SECTOR: Final = SECTOR  # of an imported name the module's table would be asked each time
 
 
 class FileDevice(StorageStage):
@@ -47,8 +48,8 @@ class FileDevice(StorageStage):
         if hops is not None:
             hops.append((self.name, monotonic_ns()))
         if op is _READ:
-            return self.file.read_now(lba * SECTOR, count * SECTOR, pieces)
-        return self.file.write_now(lba * SECTOR, count * SECTOR, pieces)
+            return self.file.read_now(lba * _SECTOR, count * _SECTOR, pieces)
+        return self.file.write_now(lba * _SECTOR, count * _SECTOR, pieces)
 
 
 def _finish(request: StorageRequest, answer: asyncio.Future[Any]) -> None:

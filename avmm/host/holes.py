@@ -8,11 +8,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Final
 
-KEEP_SIZE: Final = 1
-PUNCH_HOLE: Final = 2
-UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
+KEEP_SIZE = 1
+PUNCH_HOLE = 2
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)

@@ -9,11 +9,15 @@ The invariant: of any 64 writes in a row, while each that is made here is slow, 
 
 from __future__ import annotations
 
+from typing import Final
+
 SLOW = 2_000_000
 """A write that took longer (ns) is a slow one."""
-FIRST, FACTOR, MOST = 4, 4, 64
+FIRST: Final = 4
+FACTOR: Final = 4
+MOST: Final = 64
 """Writes for the threads after a slow one, by what they grow, and how far."""
-FORGET = 64
+FORGET: Final = 64
 """Quick writes in a row after which nothing is known of slow ones."""
 
 
@@ -21,6 +25,7 @@ class Throttle:
     """Told of each write that was made here how long it :meth:`took`."""
 
     def __init__(self) -> None:
+        self._slow = SLOW
         self._left = 0
         self._next = FIRST
         self._quick = 0
@@ -34,7 +39,7 @@ class Throttle:
 
     def took(self, ns: int) -> None:
         """A write was made here."""
-        if ns > SLOW:
+        if ns > self._slow:
             self._left, self._quick = self._next, 0
             self._next = min(MOST, self._next * FACTOR)
         elif self._next > FIRST:

@@ -31,6 +31,9 @@ from avmm.hypervisor.irp import next_id
 
 _READ: Final = Op.READ
 _WRITE: Final = Op.WRITE
+_FLUSH: Final = Op.FLUSH
+_now: Final = monotonic_ns  # of an imported name the module's table would be asked each time
+_SECTOR: Final = SECTOR
 
 
 @dataclass(slots=True)
@@ -50,8 +53,8 @@ class DiskStats:
     def count(self, op: Op, sectors: int, began: int, failed: bool = False) -> None:
         """Count a request that is finished now."""
         self.requests += 1
-        self.latency += monotonic_ns() - began
-        size = sectors * SECTOR
+        self.latency += _now() - began
+        size = sectors * _SECTOR
         if op is _READ or op is _WRITE:
             self.copied += size * 2 if sectors > LARGEST and op is _READ else size  # the parts of a large one are joined
         if failed:
@@ -60,7 +63,7 @@ class DiskStats:
             self.bytes_read += size
         elif op is _WRITE:
             self.bytes_written += size
-        elif op is Op.FLUSH:
+        elif op is _FLUSH:
             self.flushes += 1
 
 
@@ -84,7 +87,7 @@ class VirtualizationDriver(StorageStage):
         """Have a prompt request performed now; see :meth:`at_once`. Whoever watches is told of it as of any other."""
         if self.watcher is not None:
             return self._ask_watched(StorageRequest(id or journey.get() or next_id(), op, lba, count, hops=[]), pieces)
-        began = monotonic_ns()
+        began = _now()
         try:
             if not self.below.at_once(op, lba, count, pieces, None):
                 return False
@@ -191,13 +194,13 @@ class Disk:
         """Tell that the sectors' contents no longer matter: the host may have their room. They read as zeros then, or as before."""
         await self._ask(Op.DISCARD, lba, count, b"", id)
 
-    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         """Read straight into ``pieces`` if the page cache has the sectors and no request is under way; see ``PromptDevice``."""
         if self._pending or self.closed or self._driver.ended:
             return False
         return self._driver.ask_now(_READ, lba, count, pieces, id)
 
-    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         """Write straight from ``pieces`` to the page cache if no request is under way; see ``PromptDevice``."""
         if self._pending or self.closed or self._driver.ended:
             return False

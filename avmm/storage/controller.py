@@ -15,6 +15,7 @@ touches guest memory after its completion or after the channel was closed.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ from avmm.storage import scsi_pages, sense, wire
 from avmm.storage.scsi_disk import GOOD, Command, Result, ScsiDisk, Work
 from avmm.storage.sense import Sense, SenseKey
 from avmm.storage.storvsp import ProtocolError, Reset, StorVsp, StorVspState
-from avmm.storage.wire import Direction, ScsiRequest, SrbStatus
+from avmm.storage.wire import Direction, ScsiRequest, Srb, SrbStatus
 from avmm.vmbus.packets import COMPLETION_REQUESTED, Packet, PacketKind
-from avmm.vmbus.ranges import GpaRange, pack_ranges, unpack_ranges
+from avmm.vmbus.ranges import GpaRange, GpaRanges, pack_ranges, unpack_ranges
 from avmm.vmbus.server import ENUMERATE_INTERFACE, ChannelEnd, Offer
 
 DEPTH: Final = 256
@@ -50,6 +51,7 @@ _COMPLETION: Final = PacketKind.COMPLETION
 _OUT: Final = int(Direction.OUT)
 _NONE: Final = int(Direction.NONE)
 _SUCCESS: Final = SrbStatus.SUCCESS
+_REPORT_LUNS: Final = 0xA0
 
 Address = tuple[int, int, int]
 """Path, target, LUN."""
@@ -95,7 +97,7 @@ class _Exchange:
 
     __slots__ = ("packet", "request", "result", "timer")
 
-    def __init__(self, request: ScsiRequest, packet: Packet) -> None:
+    def __init__(self, request: Srb, packet: Packet) -> None:
         self.request = request
         self.packet = packet
         self.result: Result | None = None
@@ -202,7 +204,7 @@ class ScsiController:
         except ProtocolError as error:
             channel.fail(f"{self.name}: {error}")
             return
-        if isinstance(action, ScsiRequest):
+        if isinstance(action, Srb):
             self._execute(channel, action, packet)
             return
         if isinstance(action, Reset):
@@ -213,29 +215,33 @@ class ScsiController:
 
     # -- SCSI requests
 
-    def _execute(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet) -> None:
+    def _execute(self, channel: ChannelEnd, request: Srb, packet: Packet) -> None:
         self.stats.requests += 1
-        _, _, _, _, path, target, lun, cdb_length, _, direction, _, length, cdb, _ = request
-        ranges = packet.ranges
-        if direction == _NONE:
-            length = 0
-        if direction > _NONE or cdb_length > wire.CDB_SIZE or length > self._largest or length > ranges.byte_count:
+        direction, ranges = request.direction, packet.ranges
+        length = request.transfer_length if direction != _NONE else 0
+        if direction > _NONE or request.cdb_length > wire.CDB_SIZE or length > self._largest or length > ranges.byte_count:
             self._refuse(channel, request, packet)
             return
-        cdb = cdb[:cdb_length]
-        disk = self._find(path, target, lun)
-        if disk is None or cdb[:1] == b"\xa0":
+        cdb = request.cdb
+        disk = self._find(request.path, request.target, request.lun)
+        if disk is None or (cdb and cdb[0] == _REPORT_LUNS):
             self._for_nobody(request, packet, cdb, present=disk is not None)
             return
         memory, out = self._memory, direction == _OUT
-        segments = ranges.segments(length) if length else []
-        if segments and self._prompt and (pieces := memory.pieces(segments)) is not None:
+        if length and self._prompt and (pieces := ranges.pieces(memory, length)) is not None:
             done = disk.at_once(cdb, pieces, length, out=out, id=packet.request_id)
+            if done is GOOD:
+                if out:
+                    self.stats.bytes_written += length
+                else:
+                    self.stats.bytes_read += length
+                    memory.changed(pieces.segments())
+                self._send(channel, request.complete(_SUCCESS, 0, length), packet.transaction_id)
+                return
             if done is not None:
-                if done.placed:
-                    memory.changed(segments)
                 self._finish(request, packet, done)
                 return
+        segments = ranges.segments(length) if out else []
         command = Command(cdb, b"".join([memory.read(*one) for one in segments])) if out else Command(cdb, room=length)
         result = disk.execute(command)
         if isinstance(result, Work):
@@ -243,13 +249,13 @@ class ScsiController:
         else:
             self._finish(request, packet, result)
 
-    def _refuse(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet) -> None:
+    def _refuse(self, channel: ChannelEnd, request: Srb, packet: Packet) -> None:
         if request.direction <= _NONE and request.cdb_length <= wire.CDB_SIZE:
             given = packet.ranges.byte_count
             channel.board.trace("storvsp: bad data length", controller=self.name, length=request.transfer_length, given=given)
         self._end(request, packet, SrbStatus.INVALID_REQUEST)
 
-    def _start(self, channel: ChannelEnd, request: ScsiRequest, packet: Packet, work: Work) -> None:
+    def _start(self, channel: ChannelEnd, request: Srb, packet: Packet, work: Work) -> None:
         exchange = _Exchange(request, packet)
         self._in_flight[exchange] = None
         self.stats.most_in_flight = max(self.stats.most_in_flight, len(self._in_flight))
@@ -274,10 +280,10 @@ class ScsiController:
     def _find(self, path: int, target: int, lun: int) -> ScsiDisk | None:
         return self.luns.get((path, target, lun))
 
-    def _present(self, request: ScsiRequest) -> list[int]:
+    def _present(self, request: Srb) -> list[int]:
         return [lun for path, target, lun in self.luns if (path, target) == (request.path, request.target)]
 
-    def _for_nobody(self, request: ScsiRequest, packet: Packet, cdb: bytes, *, present: bool) -> None:
+    def _for_nobody(self, request: Srb, packet: Packet, cdb: bytes, *, present: bool) -> None:
         """Answer for the target: which LUNs there are, and what a LUN that is not there says."""
         room = request.transfer_length if request.direction == Direction.IN else 0
         if cdb[:1] == b"\xa0" and len(cdb) == 12:
@@ -295,26 +301,25 @@ class ScsiController:
 
     # -- completions
 
-    def _finish(self, request: ScsiRequest, packet: Packet, result: Result) -> None:
+    def _finish(self, request: Srb, packet: Packet, result: Result) -> None:
         """Complete a request with what the disk said; data go to the guest's memory first."""
         channel = self._channel
         if channel is None:
             return
         stats = self.stats
-        data, why, taken, placed = result
+        data, why, taken = result
         if data:
             packet.ranges.write(self._memory, data)
             stats.bytes_read += len(data)
         else:
-            stats.bytes_read += placed
             stats.bytes_written += taken
         if why is None:
-            self._send(channel, request.complete(_SUCCESS, 0, len(data) or taken or placed), packet.transaction_id)
+            self._send(channel, request.complete(_SUCCESS, 0, len(data) or taken), packet.transaction_id)
             return
-        channel.board.trace("scsi error", controller=self.name, lun=request.lun, op=request.cdb[0], key=why.key, asc=why.asc)
+        channel.board.trace("scsi error", controller=self.name, lun=request.lun, op=request.operation, key=why.key, asc=why.asc)
         self._end(request, packet, SrbStatus.INVALID_REQUEST if why.key is SenseKey.ILLEGAL_REQUEST else SrbStatus.ERROR, result)
 
-    def _end(self, request: ScsiRequest, packet: Packet, status: SrbStatus, result: Result = GOOD) -> None:
+    def _end(self, request: Srb, packet: Packet, status: SrbStatus, result: Result = GOOD) -> None:
         """Complete a request that did not succeed."""
         self.stats.errors += 1
         why = result.sense.pack() if result.sense is not None else b""
@@ -393,11 +398,15 @@ class ScsiController:
         pages = channel.memory.size // PAGE
         if not isinstance(saved.request, ScsiRequest) or not isinstance(saved.result, Result):
             raise ValueError(f"a saved request of {self.name} is none")
+        try:
+            request = Srb(saved.request.pack(), 0)
+        except struct.error as error:
+            raise ValueError(f"a saved request of {self.name} is none: {error}") from error
         ranges, _ = unpack_ranges(pack_ranges(list(saved.ranges)), len(saved.ranges), pages)
         if len(saved.result.data) > sum(one.byte_count for one in ranges):
             raise ValueError(f"a saved request of {self.name} has more data than room for them")
-        packet = Packet(_GPA_DIRECT, COMPLETION_REQUESTED, saved.transaction_id, b"", ranges)
-        self._start(channel, saved.request, packet, Work(_known(saved.result)))
+        packet = Packet(_GPA_DIRECT, COMPLETION_REQUESTED, saved.transaction_id, b"", GpaRanges(ranges))
+        self._start(channel, request, packet, Work(_known(saved.result)))
 
 
 async def _noting(exchange: _Exchange, work: Coroutine[Any, Any, Result]) -> Result:
@@ -414,7 +423,7 @@ def _saved(exchange: _Exchange) -> SavedRequest:
     if exchange.result is None:
         raise ValueError("a medium is at work")
     result = exchange.result._replace(data=bytes(exchange.result.data))
-    return SavedRequest(exchange.request, exchange.packet.transaction_id, tuple(exchange.packet.ranges), result)
+    return SavedRequest(exchange.request.body, exchange.packet.transaction_id, exchange.packet.ranges.listed, result)
 
 
 class IdeAccelerator(ScsiController):
@@ -433,5 +442,5 @@ class IdeAccelerator(ScsiController):
     def _find(self, path: int, target: int, lun: int) -> ScsiDisk | None:
         return next(iter(self.luns.values()), None) if lun == 0 else None
 
-    def _present(self, request: ScsiRequest) -> list[int]:
+    def _present(self, request: Srb) -> list[int]:
         return [0] if self.luns else []

@@ -14,6 +14,9 @@ import struct
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from librt.strings import read_i16_be, read_i32_be, read_i64_be
+from mypy_extensions import i64
+
 from avmm.devices.block import SECTOR, BlockDevice, BlockError, BlockFault, PromptDevice, Trimmable
 from avmm.storage import scsi_pages as pages
 from avmm.storage import sense as codes
@@ -28,8 +31,6 @@ class Result(NamedTuple):
     data: bytes | bytearray = b""
     sense: Sense | None = None
     taken: int = 0
-    placed: int = 0
-    """Bytes that are in the initiator's memory already."""
 
     @property
     def status(self) -> ScsiStatus:
@@ -39,7 +40,7 @@ class Result(NamedTuple):
     @property
     def moved(self) -> int:
         """Bytes transferred, in whichever direction."""
-        return len(self.data) or self.taken or self.placed
+        return len(self.data) or self.taken
 
 
 class Work(NamedTuple):
@@ -57,7 +58,7 @@ class Command(NamedTuple):
     room: int = 0
 
 
-_new: Final = tuple.__new__  # a named tuple's own is a Python function
+_SECTOR: Final = SECTOR  # of an imported name the module's table would be asked each time
 GOOD: Final = Result()
 Inject = Callable[[str, int, int], BlockFault | None]
 """``inject(op, lba, count)``, op one of read, write, flush, discard: the fault to answer with instead of doing it, or None."""
@@ -104,24 +105,28 @@ class ScsiDisk:
     def at_once(self, cdb: bytes, pieces: Sequence[memoryview], size: int, *, out: bool, id: int = 0) -> Result | None:
         """Carry out a plain READ or WRITE of ``size`` bytes between the initiator's memory and a medium that needs no waiting.
 
-        None, and nothing has happened, for all else: :meth:`execute` says what is wrong with it, or waits for the medium. ``pieces``
-        are not kept; ``id`` names the request's journey.
+        GOOD when that is done. None, and nothing has happened, for all else: :meth:`execute` says what is wrong with it, or waits
+        for the medium. ``pieces`` are not kept; ``id`` names the request's journey.
         """
         prompt = self._prompt
-        if prompt is None or not cdb or _AT_ONCE.get(cdb[0]) is not out or len(cdb) < _LENGTHS[cdb[0] >> 5]:
+        if prompt is None or self.attention or self.inject is not None:
             return None
-        if cdb[1] or self.attention or self.inject is not None:  # forced unit access, or whatever else is special
+        length = len(cdb)
+        if length >= 10 and cdb[0] == (_WRITE_10 if out else _READ_10):
+            lba, count = i64(read_i32_be(cdb, 2)) & 0xFFFFFFFF, i64(read_i16_be(cdb, 7)) & 0xFFFF
+        elif length >= 16 and cdb[0] == (_WRITE_16 if out else _READ_16):
+            lba, count = read_i64_be(cdb, 2), i64(read_i32_be(cdb, 10)) & 0xFFFFFFFF
+        else:
             return None
-        lba, count = _address(cdb)
         medium = self.medium
-        if count * SECTOR != size or lba + count > medium.sectors or (out and medium.read_only):
-            return None
+        if cdb[1] or count * _SECTOR != size or not 0 <= lba <= medium.sectors - count or (out and medium.read_only):
+            return None  # forced unit access, or whatever else is special or wrong
         try:
-            if not (prompt.write_now if out else prompt.read_now)(lba, count, pieces, id=id):
+            if not (prompt.write_now(lba, count, pieces, id) if out else prompt.read_now(lba, count, pieces, id)):
                 return None
         except BlockError as error:
             return Result(sense=codes.of_fault(error.fault, error.lba, writing=out))
-        return _new(Result, (b"", None, size, 0) if out else (b"", None, 0, size))
+        return GOOD
 
     # -- about the disk
 
@@ -371,8 +376,10 @@ _COMMANDS: Final[dict[int, _Handler]] = {
     0x42: ScsiDisk._unmap,
 }
 
-_AT_ONCE: Final = {0x28: False, 0x88: False, 0x2A: True, 0x8A: True}
-"""READ and WRITE of 10 and 16 bytes: whether data go out to the disk."""
+_READ_10: Final = 0x28
+_WRITE_10: Final = 0x2A
+_READ_16: Final = 0x88
+_WRITE_16: Final = 0x8A
 _NO_OPERATION: Final = 0xFF  # vendor-specific, and none of ours
 _NOT_HELD_UP: Final = frozenset((0x03, 0x12, 0xA0))
 """REQUEST SENSE, INQUIRY and REPORT LUNS are carried out in spite of a unit attention."""

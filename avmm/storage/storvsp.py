@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from librt.strings import read_i32_le
 from mypy_extensions import mypyc_attr
 
 from avmm.storage import wire
 from avmm.storage.scsi_pages import MAX_TRANSFER
-from avmm.storage.wire import NtStatus, Operation, ScsiRequest, Version, VstorPacket
+from avmm.storage.wire import NtStatus, Operation, Srb, Version, VstorPacket
 
 
 class Phase(enum.Enum):
@@ -48,8 +49,8 @@ class Reset(NamedTuple):
     only: tuple[int, int, int] | None = None
 
 
-Action = Reply | ScsiRequest | Reset
-"""A SCSI request is to be run, and then its completion is sent, :meth:`ScsiRequest.complete`."""
+Action = Reply | Srb | Reset
+"""A SCSI request is to be run, and then its completion is sent, :meth:`Srb.complete`."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class StorVsp:
         if not completion_requested:
             raise ProtocolError("a packet that wants no completion")
         try:
-            if payload.startswith(_EXECUTE_SRB) and len(payload) >= _HEADER_SIZE:
-                return ScsiRequest.parse(payload, _HEADER_SIZE) if self.phase is _READY else self._too_early(payload)
+            if len(payload) >= _HEADER_SIZE and read_i32_le(payload, 0) == _EXECUTE_SRB:
+                return Srb(payload) if self.phase is _READY else self._too_early(payload)
             packet = VstorPacket.parse(payload)
             if packet.operation in _RESETS:
                 return self._reset(packet, len(payload))
@@ -121,7 +122,7 @@ class StorVsp:
             return Reply(wire.complete(size, NtStatus.INVALID_DEVICE_STATE))
         only = None
         if packet.operation == Operation.RESET_LUN and len(packet.body) >= wire.REQUEST_V1_SIZE:
-            request = ScsiRequest.parse(packet.body)
+            request = Srb(packet.body, 0)
             only = (request.path, request.target, request.lun)
         return Reset(wire.complete(size, NtStatus.SUCCESS), only)
 
@@ -164,7 +165,7 @@ class StorVsp:
 
 _READY: Final = Phase.READY
 _HEADER_SIZE: Final = wire.HEADER_SIZE
-_EXECUTE_SRB: Final = Operation.EXECUTE_SRB.to_bytes(4, "little")
+_EXECUTE_SRB: Final = 3
 _RESETS: Final = (Operation.RESET_LUN, Operation.RESET_ADAPTER, Operation.RESET_BUS)
 
 _STEPS: Final[dict[int, Callable[[StorVsp, bytes, int], bytes]]] = {

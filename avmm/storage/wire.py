@@ -12,21 +12,20 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, final
 from uuid import UUID
 
-from mypy_extensions import mypyc_attr
+from librt.strings import BytesWriter, read_i16_le, read_i32_le, write_i32_le, write_i64_le
+from mypy_extensions import i32, i64, mypyc_attr
 
 SCSI_INTERFACE: Final = UUID("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f")
 IDE_INTERFACE: Final = UUID("32412632-86cb-44a2-9b5c-50d1417354f5")
 
 _HEADER: Final = struct.Struct("<III")
 _REQUEST: Final = struct.Struct("<HBBBBBBBBBBI20s")
-_COMPLETION: Final = struct.Struct("<III HBBBBBBBBBBI20s")
 _PROPERTIES: Final = struct.Struct("<IHHIIQ")
 _IDE_USER_DATA: Final = struct.Struct("<HBBII12x")
 
-_new: Final = tuple.__new__  # a named tuple's own is a Python function
 HEADER_SIZE: Final = _HEADER.size
 REQUEST_V1_SIZE: Final = _REQUEST.size
 REQUEST_V2_SIZE: Final = 52
@@ -135,13 +134,11 @@ _NT_STATUS: Final = {
 
 def nt_status(srb_status: SrbStatus) -> NtStatus:
     """Return the status that the packet header shows for an SRB status."""
-    if srb_status is _SUCCESS:  # most are, and an enum is slow to look up
-        return _NT_SUCCESS
     return _NT_STATUS.get(srb_status, NtStatus.IO_DEVICE_ERROR)
 
 
 _SUCCESS: Final = SrbStatus.SUCCESS
-_NT_SUCCESS: Final = NtStatus.SUCCESS
+_NO_SENSE: Final = bytes(20)
 
 
 class Direction(enum.IntEnum):
@@ -173,7 +170,7 @@ class VstorPacket(NamedTuple):
         return (_HEADER.pack(self.operation, self.flags, self.status) + self.body).ljust(size, b"\0")[:size]
 
 
-_COMPLETE_IO: Final = int(Operation.COMPLETE_IO)
+_COMPLETE_IO: Final = 1
 
 
 def reply_size(request_size: int) -> int:
@@ -210,41 +207,94 @@ class ScsiRequest(NamedTuple):
     """What a longer packet has beyond version 1: queue tag and action, SRB flags, timeout, sort key. The host uses none of it."""
 
     @classmethod
-    def parse(cls, data: bytes, at: int = 0) -> Self:
-        """Take the body of EXECUTE_SRB apart that begins at ``at``; WireError when it is shorter than version 1."""
-        tail = at + REQUEST_V1_SIZE
-        if len(data) < tail:
-            raise WireError(f"a SCSI request of {len(data) - at} bytes is shorter than {REQUEST_V1_SIZE}")
-        return _new(cls, (*_REQUEST.unpack_from(data, at), data[tail : at + REQUEST_V2_SIZE]))
+    def parse(cls, data: bytes) -> Self:
+        """Take the body of EXECUTE_SRB apart; WireError when it is shorter than version 1."""
+        _check_request(data, 0)
+        return cls._make((*_REQUEST.unpack_from(data), data[REQUEST_V1_SIZE:REQUEST_V2_SIZE]))
 
     def pack(self) -> bytes:
         """Return the body: 36 bytes and the tail."""
         return _REQUEST.pack(*self[:-1]) + self.tail
 
-    def answer(self, srb_status: SrbStatus, scsi_status: int, transferred: int, sense: bytes = b"") -> bytes:
-        """Return the body of the completion. Sense data are handed over if the guest left room for them."""
-        sense = sense[: min(self.sense_length, SENSE_SIZE)]
-        return (
-            _REQUEST.pack(
-                self.length, srb_status | (AUTOSENSE_VALID if sense else 0), scsi_status, self.port, self.path, self.target,
-                self.lun, CDB_SIZE, min(self.sense_length, SENSE_SIZE) if sense else 0, self.direction, 0, transferred, sense,
-            )
-            + self.tail
-        )  # fmt: skip
+
+@final
+class Srb:
+    """A SCSI request as it lies in the payload of EXECUTE_SRB: no field is more than looked at. Ends by :meth:`complete`."""
+
+    __slots__ = ("_at", "_payload")
+
+    def __init__(self, payload: bytes, at: int = HEADER_SIZE) -> None:
+        """``at`` is where the body begins; WireError when it is shorter than version 1."""
+        _check_request(payload, at)
+        self._payload = payload
+        self._at: i64 = at
+
+    @property
+    def body(self) -> ScsiRequest:
+        """All fields."""
+        return ScsiRequest.parse(self._payload[self._at :])
+
+    @property
+    def path(self) -> int:
+        return self._payload[self._at + 5]
+
+    @property
+    def target(self) -> int:
+        return self._payload[self._at + 6]
+
+    @property
+    def lun(self) -> int:
+        return self._payload[self._at + 7]
+
+    @property
+    def cdb_length(self) -> int:
+        return self._payload[self._at + 8]
+
+    @property
+    def direction(self) -> int:
+        return self._payload[self._at + 10]
+
+    @property
+    def transfer_length(self) -> int:
+        return int(i64(read_i32_le(self._payload, self._at + 12)) & 0xFFFFFFFF)
+
+    @property
+    def operation(self) -> int:
+        return self._payload[self._at + 16]
+
+    @property
+    def cdb(self) -> bytes:
+        """The command itself, as long as the guest says it is."""
+        at = self._at + 16
+        return self._payload[at : at + self._payload[self._at + 8]]
 
     def complete(self, srb_status: SrbStatus, scsi_status: int, transferred: int, sense: bytes = b"") -> bytes:
-        """Return the whole completion, header and answer at once. It is as long as the request, as :func:`reply_size` says."""
-        if sense:
-            head = _HEADER.pack(_COMPLETE_IO, 0, nt_status(srb_status))
-            return head + self.answer(srb_status, scsi_status, transferred, sense)
-        length, _, _, port, path, target, lun, _, _, direction, _, _, _, tail = self
-        return (
-            _COMPLETION.pack(
-                _COMPLETE_IO, 0, nt_status(srb_status), length, srb_status, scsi_status, port, path, target, lun, CDB_SIZE, 0, direction,
-                0, transferred, b"",
-            )
-            + tail
-        )  # fmt: skip
+        """Return the completion, header and all, as long as the request (:func:`reply_size`).
+
+        Sense data are handed over if the guest left room for them.
+        """
+        payload, at = self._payload, self._at
+        status: i64 = 1
+        nt: i64 = 0
+        if srb_status is not _SUCCESS:
+            status, nt = int(srb_status), int(nt_status(srb_status))
+        room = min(payload[at + 9], SENSE_SIZE) if sense else 0
+        if room:
+            status |= AUTOSENSE_VALID
+        writer = BytesWriter()
+        write_i64_le(writer, _COMPLETE_IO)
+        write_i64_le(writer, nt | (i64(read_i16_le(payload, at)) & 0xFFFF) << 32 | status << 48 | i64(scsi_status) << 56)
+        write_i32_le(writer, read_i32_le(payload, at + 4))  # where the LUN is
+        write_i32_le(writer, i32(CDB_SIZE | room << 8 | payload[at + 10] << 16))
+        write_i32_le(writer, i32(transferred))
+        writer.write(sense[:room].ljust(SENSE_SIZE, b"\0") if room else _NO_SENSE)
+        writer.write(payload[at + REQUEST_V1_SIZE : at + REQUEST_V2_SIZE])
+        return writer.getvalue()
+
+
+def _check_request(data: bytes, at: int) -> None:
+    if len(data) < at + REQUEST_V1_SIZE:
+        raise WireError(f"a SCSI request of {len(data) - at} bytes is shorter than {REQUEST_V1_SIZE}")
 
 
 @dataclass(frozen=True, slots=True)

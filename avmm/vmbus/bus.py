@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -20,6 +20,7 @@ from avmm.clock import Timer
 from avmm.devices.device import Board, Device
 from avmm.hypervisor.hyperv.hypercall import Connections, Status
 from avmm.hypervisor.hyperv.hyperv import HyperV
+from avmm.hypervisor.hyperv.synic import Synic
 from avmm.hypervisor.partition import RunState
 from avmm.vmbus import connection_state
 from avmm.vmbus.channel import Channel, ChannelState, OpenRequest
@@ -47,19 +48,36 @@ WAITING_REPLIES = 16
 """Messages that may wait for the guest before its own are refused."""
 
 
-_SUCCESS = Status.SUCCESS
+_SUCCESS: Final = Status.SUCCESS
+_NEVER: Final = NEVER_INTERRUPT  # of an imported name the module's table would be asked each time
+
+
+class _Target:
+    """Whom a channel interrupts: a SINT of a virtual processor, by the event flag with the channel's number."""
+
+    __slots__ = ("flag", "sint", "synic", "vp")
+
+    def __init__(self, synic: Synic, sint: int, flag: int, vp: int) -> None:
+        self.synic = synic
+        self.sint = sint
+        self.flag = flag
+        self.vp = vp
+
+    def interrupt(self) -> None:
+        if self.vp != _NEVER:
+            self.synic.signal(self.sint, self.flag)
 
 
 class _OpenChannel:
     """A channel with its worker, what the guest signals, and whom it interrupts."""
 
-    __slots__ = ("channel", "connection_id", "target_vp", "worker")
+    __slots__ = ("channel", "connection_id", "target", "worker")
 
-    def __init__(self, channel: Channel, worker: Worker, connection_id: int, target_vp: int) -> None:
+    def __init__(self, channel: Channel, worker: Worker, connection_id: int, target: _Target) -> None:
         self.channel = channel
         self.worker = worker
         self.connection_id = connection_id
-        self.target_vp = target_vp
+        self.target = target
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +198,7 @@ class VmBus(Device):
         server = self._servers[number]
         if not isinstance(server, SavedServer):
             raise ValueError(f"a guest has opened the channel {server.offer.name}, whose server has no saved state")
-        return OpenState(number, one.target_vp, one.worker.rung, one.channel.save(), server.save_channel())
+        return OpenState(number, one.target.vp, one.worker.rung, one.channel.save(), server.save_channel())
 
     def restore(self, state: Any) -> None:
         """Go on from a saved state; channels stand still until the machine goes on."""
@@ -265,7 +283,7 @@ class VmBus(Device):
                 self._disconnect(record.channel_id)
             case Retarget(record, target_vp):
                 if record.channel_id in self._open:
-                    self._open[record.channel_id].target_vp = target_vp
+                    self._open[record.channel_id].target.vp = target_vp
             case Dropped(reason):
                 self.board.trace("vmbus message dropped", reason=reason)
 
@@ -282,13 +300,14 @@ class VmBus(Device):
     def _attach(self, record: ChannelRecord, request: Open, saved: ChannelState | None = None) -> _OpenChannel:
         """Connect the rings, as they are or as they were saved, with a worker that looks at them."""
         number = record.channel_id
+        target = _Target(self.hyperv.synic, self.connection.sint, number, request.target_vp)
         worker = Worker(f"vmbus:{record.offer.name}", self.clock, self._fail)
         channel = Channel(
             self.board, self._servers[number], OpenRequest(number, request.pfns, request.downstream_page, request.user_data),
-            interrupt=lambda: self._interrupt(number), again=worker.ring, ended=lambda reason: self._disconnect(number), saved=saved,
+            interrupt=target.interrupt, again=worker.ring, ended=lambda reason: self._disconnect(number), saved=saved,
         )  # fmt: skip
         worker.start(channel.service)
-        one = self._open[number] = _OpenChannel(channel, worker, record.connection_id, request.target_vp)
+        one = self._open[number] = _OpenChannel(channel, worker, record.connection_id, target)
         worker.hold(self._held)
         return one
 
@@ -300,8 +319,3 @@ class VmBus(Device):
                 self._ending.add(one.worker.task)
                 one.worker.task.add_done_callback(self._ending.discard)
             one.channel.close()
-
-    def _interrupt(self, number: int) -> None:
-        one = self._open.get(number)
-        if one is not None and one.target_vp != NEVER_INTERRUPT:
-            self.hyperv.synic.signal(self.connection.sint, number)

@@ -27,6 +27,7 @@ TURN: Final = 32
 """Packets taken in one turn; then others have theirs."""
 REQUESTS, REPLY_BYTES = 256, 64
 _COMPLETION: Final = PacketKind.COMPLETION
+_next_id: Final = next_id  # of an imported name the module's table would be asked each time
 
 
 @dataclass(slots=True)
@@ -269,7 +270,7 @@ class Channel:
 
     def _receive(self, raw: bytes) -> bool:
         """Hand one packet over. Returns whether the channel is still open."""
-        packet = unpack_packet(raw, self._pages, next_id())
+        packet = unpack_packet(raw, self._pages, _next_id())
         if packet.flags & COMPLETION_REQUESTED and packet.kind is not _COMPLETION:
             self.outstanding += 1
         self.stats.received += 1

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn, final
 
-from avmm.vmbus.ranges import RANGE, GpaRange, GpaRanges, pack_ranges, unpack_ranges
+from librt.strings import BytesWriter, read_i32_le, read_i64_le, write_i64_le
+from mypy_extensions import i64
+
+from avmm.vmbus.ranges import RANGE, GpaRange, GpaRanges, pack_ranges
 from avmm.vmbus.wire import WireError
 
 DESCRIPTOR: Final = struct.Struct("<HHHHQ")
@@ -20,9 +23,9 @@ FOOTER: Final = struct.Struct("<II")
 SMALLEST: Final = DESCRIPTOR.size + FOOTER.size
 """Bytes of a packet with nothing in it."""
 COMPLETION_REQUESTED: Final = 1
+_TOP: Final = 1 << 63
 _GPA_DIRECT: Final = struct.Struct("<II")
 _TRANSFER_PAGES: Final = struct.Struct("<HHI")
-_new: Final = tuple.__new__  # a named tuple's own is a Python function
 
 
 class PacketKind(enum.IntEnum):
@@ -34,19 +37,26 @@ class PacketKind(enum.IntEnum):
     COMPLETION = 0xB
 
 
-class Packet(NamedTuple):
+@final
+class Packet:
     """A ring packet taken apart. ``payload`` is what follows the descriptor and the ranges, padded to 8 bytes by the ring."""
 
-    kind: PacketKind
-    flags: int
-    transaction_id: int
-    payload: bytes
-    ranges: GpaRanges = GpaRanges()
-    """Their ``pfns`` are empty in a transfer-page packet."""
-    page_set: int = 0
-    """The transfer page set that the ranges of a transfer-page packet lie in."""
-    request_id: int = 0
-    """Names the request's whole journey in traces."""
+    __slots__ = ("flags", "kind", "page_set", "payload", "ranges", "request_id", "transaction_id")
+
+    def __init__(
+        self, kind: PacketKind, flags: int, transaction_id: int, payload: bytes, ranges: GpaRanges | None = None, *,
+        page_set: int = 0, request_id: int = 0,
+    ) -> None:  # fmt: skip
+        self.kind = kind
+        self.flags = flags
+        self.transaction_id = transaction_id
+        self.payload = payload
+        self.ranges = _NO_RANGES if ranges is None else ranges
+        """Their ``pfns`` are empty in a transfer-page packet."""
+        self.page_set = page_set
+        """The transfer page set that the ranges of a transfer-page packet lie in."""
+        self.request_id = request_id
+        """Names the request's whole journey in traces."""
 
     @property
     def completion_requested(self) -> bool:
@@ -61,8 +71,12 @@ def packet_length(payload: int, between: int = 0) -> int:
 
 def pack_packet(kind: int, payload: bytes, transaction_id: int, *, flags: int = 0, ranges: list[GpaRange] | None = None) -> bytes:
     """Return a packet without its footer, padded to 8 bytes. ``ranges`` go into a GPA-direct or a transfer-page packet."""
-    if (kind is _COMPLETION or kind is _IN_BAND) and not len(payload) & 7:  # most are, and need no padding
-        return DESCRIPTOR.pack(kind, 2, 2 + (len(payload) >> 3), flags, transaction_id) + payload
+    if kind is _COMPLETION and not len(payload) & 7:  # most are, and need no padding
+        writer = BytesWriter()
+        write_i64_le(writer, 0x2000B | i64(2 + (len(payload) >> 3)) << 32 | i64(flags) << 48)
+        write_i64_le(writer, i64(transaction_id if transaction_id < _TOP else transaction_id - (_TOP << 1)))
+        writer.write(payload)
+        return writer.getvalue()
     between = b""
     if kind == PacketKind.GPA_DIRECT:
         listed = ranges or []
@@ -77,23 +91,27 @@ def pack_packet(kind: int, payload: bytes, transaction_id: int, *, flags: int = 
 
 
 def unpack_packet(data: bytes, pages: int, request_id: int = 0) -> Packet:
-    """Take a packet apart that was copied out of a ring (descriptor to padding, no footer).
+    """Take a packet apart that was copied out of a ring (descriptor to padding, no footer: 16 bytes at least).
 
     Page numbers must be below ``pages``. ``request_id`` is the packet's from now on.
     """
-    number, offset8, length8, flags, transaction_id = DESCRIPTOR.unpack_from(data)
-    kind, offset, length = _KINDS.get(number), offset8 << 3, len(data)
-    if kind is None or flags > COMPLETION_REQUESTED or offset < 16 or offset > length or length8 << 3 != length:
-        _refuse(number, flags, offset, length8 << 3)
+    head = read_i64_le(data, 0)
+    number, offset, length, flags = int(head & 0xFFFF), int(head >> 13 & 0x7FFF8), int(head >> 29 & 0x7FFF8), int(head >> 48 & 0xFFFF)
+    kind = _DIRECT if number == 9 else _KINDS.get(number)
+    if kind is None or flags > COMPLETION_REQUESTED or offset < 16 or offset > length or length != len(data):
+        _refuse(number, flags, offset, length)
     page_set, ranges = 0, _NO_RANGES
     if kind is _DIRECT:
-        count = _GPA_DIRECT.unpack_from(data, 16)[1] if offset >= 24 else 0
+        count = int(i64(read_i32_le(data, 20)) & 0xFFFFFFFF) if offset >= 24 else 0
         if not count:
             raise WireError("a GPA-direct packet without ranges")
-        ranges = unpack_ranges(data, count, pages, 24, offset)[0]
-    elif kind is PacketKind.TRANSFER_PAGES:
+        ranges = GpaRanges.unpack(data, count, pages, 24, offset)
+    elif kind is _TRANSFER:
         page_set, ranges = _transfer_pages(data[16:offset])
-    return _new(Packet, (kind, flags, transaction_id, data[offset:], ranges, page_set, request_id))
+    transaction_id = int(read_i64_le(data, 8))
+    if transaction_id < 0:
+        transaction_id += _TOP << 1
+    return Packet(kind, flags, transaction_id, data[offset:], ranges, page_set=page_set, request_id=request_id)
 
 
 def _refuse(number: int, flags: int, offset: int, length: int) -> NoReturn:
@@ -116,6 +134,6 @@ def _transfer_pages(between: bytes) -> tuple[int, GpaRanges]:
 
 _KINDS: Final = {int(kind): kind for kind in PacketKind}
 _DIRECT: Final = PacketKind.GPA_DIRECT
-_IN_BAND: Final = PacketKind.IN_BAND
+_TRANSFER: Final = PacketKind.TRANSFER_PAGES
 _COMPLETION: Final = PacketKind.COMPLETION
 _NO_RANGES: Final = GpaRanges()

@@ -9,16 +9,16 @@ The invariant: whatever the other side writes, an end touches no byte outside it
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mypy_extensions import mypyc_attr
+from librt.strings import BytesWriter, read_i16_le, write_i64_le
+from mypy_extensions import i64, mypyc_attr
 
 from avmm.memory import PAGE, GuestMemory
-from avmm.vmbus.packets import FOOTER, SMALLEST
+from avmm.vmbus.packets import SMALLEST
 
 WRITE_INDEX: Final = 0
 READ_INDEX: Final = 4
@@ -31,7 +31,6 @@ _MASK: Final = INTERRUPT_MASK // 4
 _PENDING: Final = PENDING_SEND_SIZE // 4
 AHEAD: Final = 512  # bytes copied at once when a packet is taken: most are smaller
 FEATURE_PENDING_SEND_SIZE: Final = 1
-_SIZES: Final = struct.Struct("<HH")  # of a packet: the second and third fields of its descriptor
 GAP: Final = 8  # a ring is never filled to the last byte: equal indices mean empty
 
 
@@ -133,7 +132,7 @@ class Outgoing:
 
     def __init__(self, ring: RingMemory, saved: RingState | None = None) -> None:
         self.ring = ring
-        self._gathered: list[bytes] = []
+        self._gathered = BytesWriter()
         if saved is not None:
             self.restore(saved)
             return
@@ -166,18 +165,22 @@ class Outgoing:
         at, length = self._write, len(packet) + 8
         if self._room < length and self.room() < length:
             return False
-        self._gathered.append(packet + FOOTER.pack(0, at))
+        self._gathered.write(packet)
+        write_i64_le(self._gathered, i64(at) << 32)  # the footer
         self._room -= length
-        self._write = (at + length) % self.ring.size
+        at += length
+        self._write = at if at < self.ring.size else at - self.ring.size
         return True
 
     def show(self) -> bool:
         """Let the consumer see what was gathered. Returns whether to signal: it had taken all there was before."""
-        ring, data = self.ring, b"".join(self._gathered)
+        ring, data = self.ring, self._gathered.getvalue()
         if not data:
             return False
-        self._gathered.clear()
-        before = (self._write - len(data)) % ring.size
+        self._gathered.truncate(0)
+        before = self._write - len(data)
+        if before < 0:
+            before += ring.size
         ring.write(before, data)
         words = ring.words
         words[_WRITE] = self._write
@@ -234,11 +237,11 @@ class Incoming:
         if available < SMALLEST:
             raise RingError(f"{available} bytes in the ring are no packet")
         head = ring.read(at, available if available < AHEAD else AHEAD)
-        offset8, length8 = _SIZES.unpack_from(head, 2)
-        length = length8 << 3
-        if offset8 < 2 or length8 < offset8 or length + 8 > available:
-            raise RingError(f"a packet of {length} bytes, data at {offset8 * 8}, where {available} bytes are in the ring")
-        self._read = (at + length + 8) % ring.size
+        offset, length = int(i64(read_i16_le(head, 2)) << 3 & 0x7FFF8), int(i64(read_i16_le(head, 4)) << 3 & 0x7FFF8)
+        if offset < 16 or length < offset or length + 8 > available:
+            raise RingError(f"a packet of {length} bytes, data at {offset}, where {available} bytes are in the ring")
+        end = at + length + 8
+        self._read = end if end < ring.size else end - ring.size
         if length <= AHEAD:
             return head[:length]
         return head + ring.read((at + AHEAD) % ring.size, length - AHEAD)
@@ -246,9 +249,11 @@ class Incoming:
     def commit(self) -> bool:
         """Give the room of what was taken back to the producer. Returns whether to signal: it waits for that much room."""
         ring = self.ring
-        taken = (self._read - self._committed) % ring.size
+        taken = self._read - self._committed
         if not taken:
             return False
+        if taken < 0:
+            taken += ring.size
         ring.words[_READ] = self._read
         self._committed = self._read
         wanted = ring.words[_PENDING] & ~7

@@ -34,7 +34,7 @@ class PromptDisk(MemoryDisk):
             raise BlockError(BlockFault.MEDIUM, lba)
         return self.ready
 
-    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         self.ids.append(id)
         at = lba * SECTOR
         for piece in pieces:
@@ -42,7 +42,7 @@ class PromptDisk(MemoryDisk):
             at += len(piece)
         return self._now("read", lba, count, pieces)
 
-    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], *, id: int = 0) -> bool:
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         self.ids.append(id)
         if not self._now("write", lba, count, pieces):
             return False

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avmm.storage.storvsp import Phase, ProtocolError, Reply, Reset, StorVsp
-from avmm.storage.wire import ChannelProperties, NtStatus, Operation, ScsiRequest, SrbStatus, Version, VstorPacket
+from avmm.storage.wire import ChannelProperties, NtStatus, Operation, ScsiRequest, Srb, SrbStatus, Version, VstorPacket
 
 INIT = [
     (Operation.BEGIN_INITIALIZATION, b""),
@@ -87,7 +87,7 @@ def test_requests_and_resets_come_out() -> None:
     vsp = ready()
     request = ScsiRequest(target=1, lun=2, cdb_length=10, direction=1, transfer_length=512, cdb=b"\x28".ljust(20, b"\0"))
     action = vsp.receive(VstorPacket(Operation.EXECUTE_SRB, 1, 0, request.pack()).pack(64), True)
-    assert isinstance(action, ScsiRequest)
+    assert isinstance(action, Srb)
     assert (action.lun, action.cdb[0], len(action.complete(SrbStatus.SUCCESS, 0, 512))) == (2, 0x28, 64)
     for operation in (Operation.RESET_BUS, Operation.RESET_ADAPTER):
         reset = vsp.receive(VstorPacket(operation).pack(64), True)
@@ -140,4 +140,4 @@ def test_any_bytes_end_in_an_action_or_a_protocol_error(packets: list[tuple[int,
             action = vsp.receive(payload, completion)
         except ProtocolError:
             continue
-        assert isinstance(action, Reply | ScsiRequest | Reset)
+        assert isinstance(action, Reply | Srb | Reset)

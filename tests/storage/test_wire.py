@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from avmm.storage import wire
-from avmm.storage.wire import ChannelProperties, Direction, NtStatus, Operation, ScsiRequest, SrbStatus, Version, VstorPacket
+from avmm.storage.wire import ChannelProperties, Direction, Operation, ScsiRequest, Srb, SrbStatus, Version, VstorPacket
 
 # EXECUTE_SRB with READ(10) of LBA 1, 8 blocks, as Linux sends it (packet payload only).
 READ_SRB = bytes.fromhex(
@@ -28,13 +28,13 @@ def test_read_request_of_the_document() -> None:
 
 
 def test_completion_bytes() -> None:
-    request = ScsiRequest.parse(READ_SRB[12:])
-    good = wire.complete(64, NtStatus.SUCCESS, request.answer(SrbStatus.SUCCESS, 0, 4096))
+    request = Srb(READ_SRB)
+    good = request.complete(SrbStatus.SUCCESS, 0, 4096)
     assert good == bytes.fromhex(
         "010000000000000000000000" "3400" "0100" "00000000" "10000100" "00100000" + "00" * 20 + "0000ff204a0100003c00000000000000"
     )  # fmt: skip
     sense = bytes.fromhex("70000500000000" "0a00000000" "2400000000" "00")
-    bad = wire.complete(64, NtStatus.IO_DEVICE_ERROR, request.answer(SrbStatus.ERROR, 2, 0, sense))
+    bad = request.complete(SrbStatus.ERROR, 2, 0, sense)
     assert bad[:12] == bytes.fromhex("0100000000000000850100c0")
     assert bad[12:16] == bytes.fromhex("34008402")
     assert bad[20:24] == bytes.fromhex("10140100")
@@ -42,14 +42,34 @@ def test_completion_bytes() -> None:
 
 
 def test_sense_is_cut_to_the_room_the_guest_gave() -> None:
-    request = ScsiRequest(sense_length=8)
-    answer = ScsiRequest.parse(request.answer(SrbStatus.ERROR, 2, 0, b"\x70" + b"\x55" * 17))
-    assert answer.srb_status == 0x84
-    assert answer.sense_length == 8
-    assert answer.cdb == (b"\x70" + b"\x55" * 7).ljust(20, b"\0")
-    none = ScsiRequest.parse(ScsiRequest(sense_length=0).answer(SrbStatus.ERROR, 2, 0, b"\x70" * 18))
+    def answer(room: int, sense: bytes) -> ScsiRequest:
+        request = Srb(ScsiRequest(sense_length=room).pack(), 0)
+        return ScsiRequest.parse(request.complete(SrbStatus.ERROR, 2, 0, sense)[wire.HEADER_SIZE :])
+
+    some = answer(8, b"\x70" + b"\x55" * 17)
+    assert some.srb_status == 0x84
+    assert some.sense_length == 8
+    assert some.cdb == (b"\x70" + b"\x55" * 7).ljust(20, b"\0")
+    none = answer(0, b"\x70" * 18)
     assert (none.srb_status, none.sense_length, none.cdb) == (4, 0, bytes(20))
-    assert ScsiRequest.parse(ScsiRequest(sense_length=255).answer(SrbStatus.ERROR, 2, 0, b"\x70" * 18)).sense_length == 20
+    assert answer(255, b"\x70" * 18).sense_length == 20
+
+
+def test_a_request_is_seen_as_it_lies_in_the_packet() -> None:
+    body = ScsiRequest(
+        length=52, port=3, path=4, target=5, lun=6, cdb_length=10, sense_length=18, direction=1, transfer_length=0xFFFFFFFF,
+        cdb=bytes(range(20)), tail=bytes(range(100, 116)),
+    )  # fmt: skip
+    for payload, at in ((VstorPacket(Operation.EXECUTE_SRB, 1, 0, body.pack()).pack(64), 12), (body.pack(), 0)):
+        request = Srb(payload, at)
+        assert request.body == body
+        assert (request.path, request.target, request.lun) == (4, 5, 6)
+        assert (request.cdb_length, request.operation, request.cdb) == (10, 0, bytes(range(10)))
+        assert (request.direction, request.transfer_length) == (1, 0xFFFFFFFF)
+        answer = ScsiRequest.parse(request.complete(SrbStatus.INVALID_LUN, 0, 7)[wire.HEADER_SIZE :])
+        expected = body._replace(srb_status=SrbStatus.INVALID_LUN, cdb_length=16, sense_length=0, transfer_length=7, cdb=bytes(20))
+        assert answer == expected
+    assert len(Srb(body.pack()[:36], 0).complete(SrbStatus.SUCCESS, 0, 0)) == 48, "as long as the request"
 
 
 @pytest.mark.parametrize(("request_size", "reply"), [(48, 48), (56, 56), (64, 64), (72, 64), (12, 12), (16, 16)])
@@ -69,6 +89,8 @@ def test_short_packets_are_refused() -> None:
         VstorPacket.parse(bytes(11))
     with pytest.raises(wire.WireError):
         ScsiRequest.parse(bytes(35))
+    with pytest.raises(wire.WireError):
+        Srb(bytes(47))
     assert ScsiRequest.parse(bytes(36)).tail == b""
     with pytest.raises(wire.WireError):
         ChannelProperties.parse(bytes(23))

@@ -59,7 +59,7 @@ def test_gpa_direct_ranges_reach_the_guests_memory() -> None:
     (packet,) = server.packets
     assert packet.ranges.byte_count == 4202
     assert packet.completion_requested
-    assert list(packet.ranges[0].segments()) == [(pages[3] * 4096 + 4000, 96), (pages[0] * 4096, 4106)]
+    assert list(packet.ranges.listed[0].segments()) == [(pages[3] * 4096 + 4000, 96), (pages[0] * 4096, 4106)]
     assert packet.ranges.read(rig.memory) == b"A" * 96 + b"B" * 4096 + b"C" * 10
     assert packet.ranges.write(rig.memory, b"x" * 100) == 100
     assert rig.memory.read(pages[3] * 4096 + 4000, 97) == b"x" * 96 + b"\0"
@@ -361,7 +361,7 @@ def test_segments_are_the_first_bytes_of_the_ranges_in_order(shapes: list[tuple[
 
     ranges = GpaRanges(GpaRange(count, at, page_numbers(count, at, straight, first)) for count, at, straight, first in shapes)
     expected = [
-        one.pfns[at // 4096] * 4096 + at % 4096 for one in ranges for at in range(one.byte_offset, one.byte_offset + one.byte_count)
+        one.pfns[at // 4096] * 4096 + at % 4096 for one in ranges.listed for at in range(one.byte_offset, one.byte_offset + one.byte_count)
     ]
     segments = ranges.segments(length)
     assert [at for first, size in segments for at in range(first, first + size)] == expected[:length]

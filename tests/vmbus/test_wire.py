@@ -74,7 +74,9 @@ def test_open_fields_lie_where_they_must() -> None:
 def test_in_band_packet() -> None:
     packet = packets.pack_packet(6, bytes(range(1, 9)), 0x11, flags=1)
     assert packet == bytes.fromhex("0600 0200 0300 0100 1100000000000000 0102030405060708")
-    assert packets.unpack_packet(packet, 1) == (PacketKind.IN_BAND, 1, 0x11, bytes(range(1, 9)), (), 0, 0)
+    found = packets.unpack_packet(packet, 1)
+    assert (found.kind, found.flags, found.transaction_id, found.payload) == (PacketKind.IN_BAND, 1, 0x11, bytes(range(1, 9)))
+    assert (found.ranges.listed, found.ranges.byte_count, found.page_set, found.request_id) == ((), 0, 0, 0)
     assert packets.packet_length(8) == len(packet) + 8
 
 
@@ -82,16 +84,19 @@ def test_gpa_direct_packet() -> None:
     packet = packets.pack_packet(9, READ_10[40:], 1, flags=1, ranges=[GpaRange(4096, 0, (8,))])
     assert packet == READ_10
     assert len(packet) == 112 - 8
-    kind, flags, transaction, payload, ranges, _, number = packets.unpack_packet(READ_10, 16, 77)
-    assert (kind, flags, transaction) == (PacketKind.GPA_DIRECT, 1, 1)
-    assert payload == READ_10[40:]
-    assert ranges == (GpaRange(4096, 0, (8,)),)
-    assert number == 77
+    found = packets.unpack_packet(READ_10, 16, 77)
+    assert (found.kind, found.flags, found.transaction_id) == (PacketKind.GPA_DIRECT, 1, 1)
+    assert found.payload == READ_10[40:]
+    assert found.ranges.byte_count == 4096
+    assert found.ranges.listed == (GpaRange(4096, 0, (8,)),)
+    assert found.request_id == 77
 
 
 def test_transfer_pages_packet() -> None:
     packet = packets.pack_packet(7, b"12345678", 9, ranges=[GpaRange(100, 50, ()), GpaRange(7, 0, ())])
-    assert packets.unpack_packet(packet, 1)[3:] == (b"12345678", (GpaRange(100, 50, ()), GpaRange(7, 0, ())), 0, 0)
+    found = packets.unpack_packet(packet, 1)
+    assert (found.payload, found.page_set) == (b"12345678", 0)
+    assert found.ranges.listed == (GpaRange(100, 50, ()), GpaRange(7, 0, ()))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_any_bytes_decode_or_raise_wire_error(data: bytes, kind: int) -> None:
         packet = packets.unpack_packet(data[: len(data) // 8 * 8], 256)
     except WireError:
         return
-    assert all(pfn < 256 for one in packet.ranges for pfn in one.pfns)
+    assert all(pfn < 256 for one in packet.ranges.listed for pfn in one.pfns)
     assert data.startswith(packet.payload, data[2] * 8) or not packet.payload
 
 

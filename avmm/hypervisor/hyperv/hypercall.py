@@ -10,14 +10,16 @@ import enum
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from avmm.memory import PAGE, GuestMemory
 
-POST_MESSAGE, SIGNAL_EVENT = 0x5C, 0x5D
+POST_MESSAGE: Final = 0x5C
+SIGNAL_EVENT: Final = 0x5D
 MESSAGE_PAYLOAD = 240
-CONNECTION_ID = 0xFFFFFF
-_FAST = 1 << 16
-_FAST_SIGNAL = SIGNAL_EVENT | _FAST
+CONNECTION_ID: Final = 0xFFFFFF
+_FAST: Final = 0x10000
+_FAST_SIGNAL: Final = 0x1005D
 _MUST_BE_ZERO = ~(0xFFFF | _FAST) & (1 << 64) - 1  # for calls without repetition and variable header
 _MESSAGE = struct.Struct("<IIII")
 _EVENT_SIZE = 8  # connection (32 bits), flag number (16), reserved

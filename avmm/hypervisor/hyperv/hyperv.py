@@ -75,6 +75,7 @@ class HyperV(Device):
         """The guest has nothing to do (GUEST_IDLE was read)."""
         self.calls: dict[int, int] = {}
         """Hypercalls by code since power-on."""
+        self._memory = board.memory
         self.synic = Synic(board.memory, apic)
         self.timers = tuple(SyntheticTimer(index, self.clock, self.synic) for index in range(reg.TIMERS))
         self._code, self._time, self._assist_page = (Overlay(board.memory) for _ in range(3))
@@ -118,7 +119,7 @@ class HyperV(Device):
         seen = self.calls.get(code, 0)
         if seen or len(self.calls) < 64:
             self.calls[code] = seen + 1
-        return hypercall.dispatch(self.board.memory, self.connections, control, first)
+        return hypercall.dispatch(self._memory, self.connections, control, first)
 
     # -- synthetic MSRs
 

@@ -6,6 +6,7 @@ Names and numbers as in the Hypervisor Top Level Functional Specification, Featu
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 Quad = tuple[int, int, int, int]
 
@@ -32,13 +33,13 @@ CRASH_P0 = 0x40000100
 CRASH_CTL = 0x40000105
 TSC_INVARIANT = 0x40000118
 
-SINTS = 16
+SINTS: Final = 16
 TIMERS = 4
 CRASH_PARAMETERS = 5
 
-PAGE_ENABLE = 1
-PAGE_NUMBER = ~0xFFF & (1 << 64) - 1
-PAGE_RESERVED = 0xFFE  # of SIMP, SIEFP, REFERENCE_TSC, VP_ASSIST_PAGE
+PAGE_ENABLE: Final = 1
+PAGE_NUMBER: Final = ~0xFFF & (1 << 64) - 1
+PAGE_RESERVED: Final = 0xFFE  # of SIMP, SIEFP, REFERENCE_TSC, VP_ASSIST_PAGE
 HYPERCALL_LOCKED = 2
 HYPERCALL_RESERVED = 0xFFC
 

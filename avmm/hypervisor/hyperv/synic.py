@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
@@ -19,10 +19,12 @@ from avmm.hypervisor.hyperv.overlay import Overlay, OverlayState
 from avmm.hypervisor.hyperv.registers import SINTS
 from avmm.memory import GuestMemory
 
-SLOT = 256
-FLAGS = 2048
+SLOT: Final = 256
+FLAGS: Final = 2048
 LARGEST = 240  # bytes of a message's payload
-MASKED, AUTO_EOI, POLLING = 1 << 16, 1 << 17, 1 << 18
+MASKED: Final = 0x10000
+AUTO_EOI: Final = 0x20000
+POLLING: Final = 0x40000
 _WRITABLE = 0xFF | MASKED | AUTO_EOI | POLLING | 1 << 20
 _HEADER_TAIL = struct.Struct("<BBHQ")
 _MESSAGE_PENDING = 1
