@@ -68,7 +68,7 @@ class ChannelRecord:
     offer: Offer
     state: ChannelState = ChannelState.CLOSED
     known: bool = False
-    """Whether the guest was told of it."""
+    """Whether the guest was told of it, and has not let go of it since."""
     ring: Gpadl | None = None
     open_message: OpenChannel | None = None
 
@@ -338,9 +338,12 @@ class Connection:
 
     def _relid_released(self, data: bytes) -> None:
         channel = self._channel(RelidReleased.unpack(data).channel_id)
-        if channel.state is not ChannelState.REVOKED:
-            raise WireError(f"channel {channel.channel_id} is released, but was not rescinded")
-        self._forget(channel)
+        if channel.state is ChannelState.REVOKED:
+            self._forget(channel)
+            return
+        self._close(channel)  # a guest may let go of what it could have kept, as Linux does where it has no UNLOAD
+        self.gpadls.drop_channel(channel.channel_id)
+        channel.known = False
 
     def _modify_channel(self, data: bytes) -> None:
         assert self.version is not None

@@ -245,10 +245,27 @@ def test_rescind_and_release() -> None:
     assert "rescinded" in line.dropped[-1]
     line.say(wire.CloseChannel(1))
     assert line.say(wire.GpadlTeardown(1, 7)) == [wire.GpadlTorndown(7)]
-    assert line.say(wire.RelidReleased(2)) == []
-    assert "was not rescinded" in line.dropped[-1]
     line.say(wire.RelidReleased(1))
     assert line.connection.offer(offer(4)).channel_id == 1
+
+
+def test_a_guest_may_let_go_of_a_channel_that_was_not_rescinded() -> None:
+    line = Wire(1, 2)
+    for channel in (1, 2):
+        line.gpadl(channel)
+    line.open(1)
+    line.say(wire.RelidReleased(1))
+    line.say(wire.RelidReleased(2))
+    assert isinstance(line.other[-1], Close)
+    assert not line.connection.gpadls.lists
+    assert not line.dropped
+    assert line.say(wire.OpenChannel(1, 1, 7, 0, 2, b"")) == []
+    assert line.dropped == ["there is no channel 1"]
+    assert line.say(wire.RelidReleased(1)) == []
+    line.connection.rescind(line.connection.channels[2])
+    assert line.answers() == [], "it knows of none"
+    line.say(contact(0x50003))
+    assert [type(one).__name__ for one in line.say(wire.RequestOffers())] == ["OfferChannel", "AllOffersDelivered"]
 
 
 def test_rescind_before_anybody_knew() -> None:
