@@ -29,6 +29,7 @@ IDLE_ROUNDS: Final = 64  # jumps of a halted virtual-time machine before the eve
 IDLE_NS: Final = 20 * MILLISECOND  # ... and machine time: whoever wants to pause it is not let wait for seconds of that
 
 
+BUDGET: Final = Exit.BUDGET  # an attribute of an enumeration is looked up slowly
 MORE: Final = 0x100  # in the answer to INTA: another interrupt waits (see ``Callbacks.acknowledge``)
 
 
@@ -306,6 +307,8 @@ class Vcpu:
         return self._mid_block
 
     def _end_of_slice(self, why: Exit) -> None:
+        if why is BUDGET:
+            return
         if why is Exit.HALT:
             self.halts += 1
             self._halted()
@@ -317,7 +320,7 @@ class Vcpu:
     def _execute(self, budget: int, deadline: int | None) -> Exit:
         """Run a slice to its end: where a debugger stops it is no boundary."""
         why = self.processor.run(budget, deadline)
-        while why is Exit.DEBUG:
+        while why is not BUDGET and why is Exit.DEBUG:
             self._on_debug()
             if self.limit is not None:  # perhaps nearer than the slice's end
                 self.processor.kick()
@@ -344,7 +347,7 @@ class Vcpu:
         if self.share is not None:
             self.share.charge(used, used)
         self._slice_end = 0
-        if why is Exit.BUDGET:
+        if why is BUDGET:
             if (self._sooner or now >= alarm) and now < end and not self._busy:
                 self._slice_end = end
             else:

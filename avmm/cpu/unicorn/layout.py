@@ -168,7 +168,7 @@ def native() -> Native:
     _shim.configure(functions, offsets, INSTRUCTIONS)
     if not _shim.install_guard(library._handle):
         raise ProcessorError(f"this build of unicorn {found} is linked differently; avmm needs the Linux x86-64 wheel")
-    _shim.install_time_stamp(library._handle)
+    _shim.install_stored(library._handle)
     tlb = _find_tlb()
     parts = (_shim.install_fast_stores, _shim.install_globals, _shim.install_blocks, _shim.install_jumps)
     fast = tlb is not None and all(install(library._handle) for install in parts)

@@ -108,8 +108,11 @@ class UnicornProcessor:
 
     def run(self, budget: int, deadline: int | None = None) -> Exit:
         """Run guest code; see ``Processor.run``."""
-        self.begin()
-        return self.ended(self.native_vcpu.run(budget, deadline))
+        vcpu = self._vcpu or self.native_vcpu
+        if not self._entered:
+            self._enter(vcpu)
+        why = vcpu.run(budget, deadline)
+        return _EXITS[why] if why != _ERROR else self.ended(why)
 
     def begin(self) -> None:
         """Let the registers hold the guest's first state, which they do not after a reset before the first run."""
@@ -118,7 +121,7 @@ class UnicornProcessor:
 
     def ended(self, why: int) -> Exit:
         """Return what the shim's reason to end a run means, after noting why the engine gave up if it did."""
-        if why == Exit.ERROR:
+        if why == _ERROR:
             self.failure = f"the processor gave up at rip {self.register('rip'):#x}: {_reason(self.native_vcpu.error)}"
         return _EXITS[why]
 
@@ -131,11 +134,6 @@ class UnicornProcessor:
         """End the current slice with ``Exit.BUDGET``."""
         if self._vcpu is not None:
             self._vcpu.kick()
-
-    def interrupt(self, pending: bool) -> None:
-        """Drive the INTR pin."""
-        if self._vcpu is not None:
-            self._vcpu.interrupt(pending)
 
     @property
     def house(self) -> Lock | None:
@@ -184,6 +182,8 @@ class UnicornProcessor:
         vcpu.house = self._house
         self._vcpu = vcpu
         self.executed: Callable[[], int] = vcpu.count
+        self.interrupt: Callable[[bool], None] = vcpu.interrupt
+        """Drives the INTR pin."""
         self._windows = {}
         self.memory_map.renew(vcpu)
         for port, window, out, position in windows:
@@ -234,6 +234,7 @@ class UnicornProcessor:
             self._units, self._rflags = self._vcpu.units, self.register("rflags")
             self._vcpu.detach()
             self._vcpu = None
+            self.interrupt = _unheard
             self.inside = self.inside.copy()  # the last registers stay readable when the engine is gone
             self._engine = None
 
@@ -440,6 +441,7 @@ class UnicornProcessor:
 
 TRAIL_KINDS = ("in", "out", "load", "store", "exit", "interrupt")
 _EXITS = tuple(Exit)
+_ERROR = int(Exit.ERROR)
 _COUNTERS = ("blocks", "n_exceptions", "n_syscalls", "n_in", "n_out", "n_window", "n_interrupts", "n_exits", "n_loads", "n_stores",
              "run_ns", "run_cycles", "handler_cycles")
 _HOST_COUNTERS = frozenset({"run_ns", "run_cycles", "handler_cycles"})  # of the host's time: no part of the guest's history
@@ -457,6 +459,10 @@ _MSRS = {  # MSRs that are fields of the processor's own state
     0xC0000103: ("d", layout.ENV_TSC_AUX // 4),
 }
 _CANONICAL = frozenset({0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102})
+
+
+def _unheard(pending: bool) -> None:
+    """Be the INTR pin of a processor that is closed."""
 
 
 def _reason(error: int) -> str:

@@ -10,57 +10,59 @@ from typing import Final
 
 Quad = tuple[int, int, int, int]
 
-GUEST_OS_ID = 0x40000000
-HYPERCALL = 0x40000001
-VP_INDEX = 0x40000002
-RESET = 0x40000003
-TIME_REF_COUNT = 0x40000020
-REFERENCE_TSC = 0x40000021
-TSC_FREQUENCY = 0x40000022
-APIC_FREQUENCY = 0x40000023
-EOI, ICR, TPR = 0x40000070, 0x40000071, 0x40000072
-VP_ASSIST_PAGE = 0x40000073
-SCONTROL = 0x40000080
-SVERSION = 0x40000081
-SIEFP = 0x40000082
-SIMP = 0x40000083
-EOM = 0x40000084
-SINT0 = 0x40000090
-STIMER0_CONFIG = 0x400000B0
-STIMER0_COUNT = 0x400000B1
-GUEST_IDLE = 0x400000F0
-CRASH_P0 = 0x40000100
-CRASH_CTL = 0x40000105
-TSC_INVARIANT = 0x40000118
+GUEST_OS_ID: Final = 0x40000000
+HYPERCALL: Final = 0x40000001
+VP_INDEX: Final = 0x40000002
+RESET: Final = 0x40000003
+TIME_REF_COUNT: Final = 0x40000020
+REFERENCE_TSC: Final = 0x40000021
+TSC_FREQUENCY: Final = 0x40000022
+APIC_FREQUENCY: Final = 0x40000023
+EOI: Final = 0x40000070
+ICR: Final = 0x40000071
+TPR: Final = 0x40000072
+VP_ASSIST_PAGE: Final = 0x40000073
+SCONTROL: Final = 0x40000080
+SVERSION: Final = 0x40000081
+SIEFP: Final = 0x40000082
+SIMP: Final = 0x40000083
+EOM: Final = 0x40000084
+SINT0: Final = 0x40000090
+STIMER0_CONFIG: Final = 0x400000B0
+STIMER0_COUNT: Final = 0x400000B1
+GUEST_IDLE: Final = 0x400000F0
+CRASH_P0: Final = 0x40000100
+CRASH_CTL: Final = 0x40000105
+TSC_INVARIANT: Final = 0x40000118
 
 SINTS: Final = 16
-TIMERS = 4
-CRASH_PARAMETERS = 5
+TIMERS: Final = 4
+CRASH_PARAMETERS: Final = 5
 
 PAGE_ENABLE: Final = 1
 PAGE_NUMBER: Final = ~0xFFF & (1 << 64) - 1
 PAGE_RESERVED: Final = 0xFFE  # of SIMP, SIEFP, REFERENCE_TSC, VP_ASSIST_PAGE
-HYPERCALL_LOCKED = 2
-HYPERCALL_RESERVED = 0xFFC
+HYPERCALL_LOCKED: Final = 2
+HYPERCALL_RESERVED: Final = 0xFFC
 
-CRASH_NOTIFY = 1 << 63
-CRASH_MESSAGE = 1 << 62
+CRASH_NOTIFY: Final = 1 << 63
+CRASH_MESSAGE: Final = 1 << 62
 
-TSC_HZ = 1_000_000_000
+TSC_HZ: Final = 1_000_000_000
 """The time stamp counter counts ns of machine time."""
-APIC_HZ = 1_000_000_000
+APIC_HZ: Final = 1_000_000_000
 """One bus clock of the local APIC's timer is one ns."""
-REFERENCE_NS = 100
+REFERENCE_NS: Final = 100
 """Reference time counts in units of 100 ns."""
-HYPERCALL_CODE = bytes.fromhex("0f01d9c3")  # vmmcall; ret
+HYPERCALL_CODE: Final = bytes.fromhex("0f01d9c3")  # vmmcall; ret
 
-_EAX_3 = sum(1 << bit for bit in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 15))
+_EAX_3: Final = sum(1 << bit for bit in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 15))
 """Reference counter, SynIC, timers, APIC short-cuts, hypercall, VP index, reset, reference TSC, idle, frequencies, invariant TSC."""
-_EBX_3 = 1 << 4 | 1 << 5  # post messages, signal events
-_EDX_3 = 1 << 8 | 1 << 10
+_EBX_3: Final = 1 << 4 | 1 << 5  # post messages, signal events
+_EDX_3: Final = 1 << 8 | 1 << 10
 """Frequencies, crash registers. Direct-mode timers (bit 19) work, but are not told of: with them Linux stops its only clock
 event when hv_vmbus is unloaded (hv_stimer_cleanup); without, it goes back to the local APIC's timer."""
-_RELAXED_TIMING = 1 << 5
+_RELAXED_TIMING: Final = 1 << 5
 
 LEAVES: dict[int, Quad] = {
     0x40000000: (0x40000006, *struct.unpack("<3I", b"Microsoft Hv")),

@@ -207,24 +207,25 @@ static uint32_t on_rdtscp(void *uc, Vcpu *v) {
 }
 
 /* Before it asks a hook, Unicorn restores the guest's state from the place in the translated code: a search among all blocks, half of
- * what the instruction costs. RDTSC and RDTSCP have stored it right before, so that there is nothing to restore. */
+ * what the instruction costs. These have stored it right before, so that there is nothing to restore. */
+enum { STORED = 3 };
+static const char *const helpers[STORED] = {"helper_rdtsc_x86_64", "helper_rdtscp_x86_64", "helper_syscall_x86_64"};
 static bool (*stock_restore)(void *cpu, uintptr_t place, bool will_exit);
-static struct { uintptr_t begin, size; } time_stamps[2]; /* their helpers */
+static struct { uintptr_t begin, size; } stored[STORED];
 static bool on_restore(void *cpu, uintptr_t place, bool will_exit) {
     uintptr_t caller = (uintptr_t)__builtin_return_address(0);
-    for (int i = 0; i < 2; i++)
-        if (caller - time_stamps[i].begin < time_stamps[i].size) return true;
+    for (int i = 0; i < STORED; i++)
+        if (caller - stored[i].begin < stored[i].size) return true;
     return stock_restore(cpu, place, will_exit);
 }
-bool deliver_time_stamp(void *library) {
-    static const char *const helpers[] = {"helper_rdtsc_x86_64", "helper_rdtscp_x86_64"};
-    for (int i = 0; i < 2; i++) {
+bool deliver_stored(void *library) {
+    for (int i = 0; i < STORED; i++) {
         void *helper = dlsym(library, helpers[i]);
         Dl_info info;
         ElfW(Sym) *symbol;
         if (!helper || !dladdr1(helper, &info, (void **)&symbol, RTLD_DL_SYMENT) || !symbol) return false;
-        time_stamps[i].begin = (uintptr_t)helper;
-        time_stamps[i].size = symbol->st_size;
+        stored[i].begin = (uintptr_t)helper;
+        stored[i].size = symbol->st_size;
     }
     return library_redirect(library, &(Redirect){"cpu_restore_state_x86_64", on_restore, (void **)&stock_restore}, 1);
 }

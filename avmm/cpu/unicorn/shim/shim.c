@@ -463,11 +463,11 @@ static PyObject *configure(PyObject *module, PyObject *arguments) {
         void *library = PyLong_AsVoidPtr(handle); \
         return PyErr_Occurred() ? NULL : PyBool_FromLong(function(library)); \
     }
-INSTALL(guard, deliver_guard) INSTALL(time_stamp, deliver_time_stamp)
+INSTALL(guard, deliver_guard) INSTALL(stored, deliver_stored)
 INSTALL(fast_stores, faststore_install) INSTALL(globals, globals_install) INSTALL(blocks, blocks_install)
 INSTALL(jumps, jumps_install)
 #define INSTALLS(part) {"install_" #part, install_##part, METH_O, NULL}
-static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL}, INSTALLS(guard), INSTALLS(time_stamp), INSTALLS(fast_stores),
+static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL}, INSTALLS(guard), INSTALLS(stored), INSTALLS(fast_stores),
                                   INSTALLS(globals), INSTALLS(blocks), INSTALLS(jumps), {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_shim", NULL, -1, functions, NULL, NULL, NULL, NULL};
 PyMODINIT_FUNC PyInit__shim(void) {

@@ -163,7 +163,7 @@ static inline void vcpu_step(Vcpu *v, int kind, uint32_t address, int size, uint
 /* deliver.c: exceptions, interrupts, VM exits, SYSCALL/SYSENTER, time stamp */
 bool deliver_hooks(Vcpu *v, const int *instructions);
 bool deliver_guard(void *library);
-bool deliver_time_stamp(void *library);
+bool deliver_stored(void *library);
 /* blocks.c: what is counted for each block */
 bool blocks_hook(Vcpu *v);
 bool blocks_install(void *library);
