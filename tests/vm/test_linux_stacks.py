@@ -12,12 +12,13 @@ import pytest
 
 import avmm
 from tests import third_party
-from tests.vm.linux import BOOT, SHELL, Boot, Shell, ext4, read_file, tool
+from tests.vm.linux import BOOT, PROMPT, SHELL, Boot, Shell, ext4, read_file, tool
 from tests.vm.test_linux_storvsc import MODULES, appears, complaints, fails, sums
 
 pytestmark = [pytest.mark.linux, pytest.mark.guests]
 
 MIB = 1 << 20
+PATIENCE = 300  # s of the host's time, far more than it takes
 
 
 @pytest.mark.asyncio
@@ -90,6 +91,38 @@ async def test_much_is_written_and_read_back(tmp_path: Path, megabytes: int) -> 
     tool("e2fsck", "-f", "-n", str(disk))
     whole = hashlib.md5(read_file(disk, "/all"), usedforsecurity=False)
     assert whole.hexdigest() == total.hexdigest()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("stack", "second"), [("emulated", "0:0:1:0"), ("enlightened", "0:0:0:1")])
+async def test_in_real_time_the_data_are_the_same(tmp_path: Path, stack: str, second: str) -> None:
+    """Where sectors go straight between page cache and guest memory, or through threads: several programs at a time, in no order."""
+    source, disk = tmp_path / "source.img", ext4(tmp_path / "disk.img", 40)
+    source.write_bytes(random.Random(9).randbytes(16 * MIB))
+    modules = ("ata_piix", "sd_mod") if stack == "emulated" else MODULES
+    async with avmm.Host() as host:
+        disks = [avmm.Disk(source), avmm.Disk(disk)]
+        vm = await host.create_vm(Boot(tmp_path, modules=modules).config(hyperv=stack == "enlightened", disks=disks, clock="real"))
+        await vm.start()
+        await vm.serial.wait_for(PROMPT, PATIENCE)
+        shell = Shell(vm)
+        raw, drive = await appears(shell, "0:0:0:0"), await appears(shell, second)
+        part = f"dd if={raw} of=/mnt/$i bs=64k skip=$((i*64)) count=64"
+        await shell.run(f"mount -t ext4 {drive} /mnt && for i in 0 1 2 3; do {part} & done; wait", PATIENCE)
+        await shell.run("sync; echo 3 >/proc/sys/vm/drop_caches", PATIENCE)
+        # Back to where it came from, each part in another's place, by small requests, and read again.
+        back = f"dd if=/mnt/$i of={raw} bs=4k seek=$(((3-i)*1024)) conv=fsync,notrunc"
+        await shell.run(f"for i in 0 1 2 3; do {back} & done; wait; echo 3 >/proc/sys/vm/drop_caches", PATIENCE)
+        total = (await shell.run(f"sha256sum {raw}; umount /mnt", PATIENCE)).split()[0]
+        assert [line for line in complaints(await shell.run("dmesg", PATIENCE)) if "sd" in line or "ata" in line or "hv_" in line] == []
+        vm.serial.write("poweroff -f\n")
+        assert await vm.wait_off(PATIENCE) == "the guest entered ACPI S5"
+    tool("e2fsck", "-f", "-n", str(disk))
+    data = random.Random(9).randbytes(16 * MIB)
+    parts = [data[at : at + 4 * MIB] for at in range(0, len(data), 4 * MIB)]
+    assert [read_file(disk, f"/{number}") for number in range(4)] == parts
+    assert source.read_bytes() == b"".join(reversed(parts))
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == total
 
 
 KILLED = """
