@@ -38,7 +38,7 @@ class PromptDisk(MemoryDisk):
         self.asked += 1
         return self.asked % 3 > 0
 
-    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], **journey: int) -> bool:
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         if not self._willing(lba, count):
             return False
         at = lba * SECTOR
@@ -47,7 +47,7 @@ class PromptDisk(MemoryDisk):
             at += len(piece)
         return True
 
-    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], **journey: int) -> bool:
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview], id: int = 0) -> bool:
         if not self._willing(lba, count):
             return False
         self.data[lba * SECTOR : (lba + count) * SECTOR] = b"".join(pieces)
