@@ -36,8 +36,18 @@ class Tally:
     """Whether the guest reaches a physical device here, so that its accesses are no exits."""
 
 
-PortEntry = tuple[Read, Write, int, Tally]
-"""Who answers a port, up to which width, and what it was asked."""
+class PortEntry:
+    """Who answers a port, up to which width, and what it was asked."""
+
+    __slots__ = ("read", "tally", "width", "write")
+
+    def __init__(self, read: Read, write: Write, width: int, tally: Tally) -> None:
+        self.read = read
+        self.write = write
+        self.width = width
+        self.tally = tally
+
+
 Route = dict[int, PortEntry]
 """One of the ways in which a device's ports can be answered."""
 
@@ -59,7 +69,7 @@ def _direct(tallies: list[Tally]) -> tuple[int, int]:
 
 def _listened(entry: PortEntry, heard: Callable[[int, bool], None]) -> PortEntry:
     """Return an entry whose accesses are heard: those to a device inside before they are made, those that took no packet afterwards."""
-    read, write, width, tally = entry
+    read, write, tally = entry.read, entry.write, entry.tally
 
     def heard_read(port: int, size: int) -> int | Awaitable[int]:
         heard(port, False)
@@ -81,7 +91,9 @@ def _listened(entry: PortEntry, heard: Callable[[int, bool], None]) -> PortEntry
             heard(port, True)
         return waiting
 
-    return (heard_read, heard_write, width, tally) if tally.inside else (plain_read, plain_write, width, tally)
+    if tally.inside:
+        return PortEntry(heard_read, heard_write, entry.width, tally)
+    return PortEntry(plain_read, plain_write, entry.width, tally)
 
 
 class PortBus:
@@ -108,7 +120,7 @@ class PortBus:
             for port in range(span.first, span.first + span.count):
                 taken = self._ports.get(port)
                 if taken is not None:
-                    raise BusError(f"port {port:#x} is wanted by {device.name} but belongs to {taken[3].device}")
+                    raise BusError(f"port {port:#x} is wanted by {device.name} but belongs to {taken.tally.device}")
                 if not 0 <= port <= 0xFFFF:
                     raise BusError(f"{device.name} wants port {port:#x}, which does not exist")
                 if port in wanted:
@@ -116,16 +128,16 @@ class PortBus:
                 wanted.add(port)
         for span in ranges:
             for port in range(span.first, span.first + span.count):
-                self._ports[port] = (read, write, span.width, Tally(device.name, inside, direct=direct))
+                self._ports[port] = PortEntry(read, write, span.width, Tally(device.name, inside, direct=direct))
 
     def detach(self, ranges: tuple[PortRange, ...], owner: Device | None = None) -> None:
         """Let ports float again; with ``owner`` only those that are its own."""
         for span in ranges:
             for port in range(span.first, span.first + span.count):
                 entry = self._ports.get(port)
-                if entry is not None and (owner is None or entry[3].device == owner.name):
+                if entry is not None and (owner is None or entry.tally.device == owner.name):
                     del self._ports[port]
-                    _retire(self._past, self._past_direct, entry[3])
+                    _retire(self._past, self._past_direct, entry.tally)
 
     def add_route(self, ways: Iterable[tuple[Device, tuple[PortRange, ...], Read, Write]], *, direct: bool) -> Route:
         """Make a way in which those ports can be answered that the devices have, with or without exits, for :meth:`take`: the first
@@ -136,17 +148,17 @@ class PortBus:
             for span in ranges:
                 for port in range(span.first, span.first + span.count):
                     entry = self._ports.get(port)
-                    if entry is not None and entry[3].device == device.name:
-                        _retire(self._past, self._past_direct, entry[3])
-                        route[port] = (read, write, span.width, Tally(device.name, True, direct=direct))
+                    if entry is not None and entry.tally.device == device.name:
+                        _retire(self._past, self._past_direct, entry.tally)
+                        route[port] = PortEntry(read, write, span.width, Tally(device.name, True, direct=direct))
         self._routes.append(route)
         return route
 
     def drop_route(self, route: Route) -> None:
         """Forget a way that will not be taken any more."""
         self._routes = [one for one in self._routes if one is not route]
-        for _, _, _, tally in route.values():
-            _retire(self._past, self._past_direct, tally)
+        for entry in route.values():
+            _retire(self._past, self._past_direct, entry.tally)
 
     def take(self, route: Route) -> None:
         """Let the ports of a route be answered that way from now on. It counts on from where it was left."""
@@ -154,31 +166,27 @@ class PortBus:
 
     def read(self, port: int, size: int) -> int:
         """Answer IN: any port, any size."""
-        try:
-            read, _, width, tally = self._ports[port]
-        except KeyError:
+        entry = self._ports.get(port)
+        if entry is None:
             return self._float(port, size, False)
-        if size > width:
+        if size > entry.width:
             return sum(self.read(port + i & 0xFFFF, 1) << 8 * i for i in range(size))
-        tally.reads += 1
-        value = read(port, size)
-        if value.__class__ is int:
-            return value
-        return self._wait(value)  # type: ignore[arg-type]
+        entry.tally.reads += 1
+        value = entry.read(port, size)
+        return value if isinstance(value, int) else self._wait(value)
 
     def write(self, port: int, size: int, value: int) -> None:
         """Take OUT: any port, any size."""
-        try:
-            _, write, width, tally = self._ports[port]
-        except KeyError:
+        entry = self._ports.get(port)
+        if entry is None:
             self._float(port, size, True, value)
             return
-        if size > width:
+        if size > entry.width:
             for i in range(size):
                 self.write(port + i & 0xFFFF, 1, value >> 8 * i & 0xFF)
             return
-        tally.writes += 1
-        waiting = write(port, size, value)
+        entry.tally.writes += 1
+        waiting = entry.write(port, size, value)
         if waiting is not None:
             self._wait(waiting)  # type: ignore[arg-type]
 
@@ -202,7 +210,7 @@ class PortBus:
 
     def listen(self, device: str, heard: Callable[[int, bool], None]) -> Callable[[], None]:
         """Let ``heard(port, writing)`` hear each access of a device that traps and takes no packet, until what is returned is called."""
-        before = {port: one for port, one in self._ports.items() if one[3].device == device and not one[3].direct}
+        before = {port: one for port, one in self._ports.items() if one.tally.device == device and not one.tally.direct}
         after = {port: _listened(entry, heard) for port, entry in before.items()}
         self._ports.update(after)
 
@@ -214,12 +222,12 @@ class PortBus:
     def entry(self, port: int) -> Tally | None:
         """Return what is known of a port; None where nobody answers."""
         found = self._ports.get(port)
-        return found[3] if found is not None else None
+        return found.tally if found is not None else None
 
     def owner(self, port: int) -> str | None:
         """Return the name of the device that answers ``port``."""
         entry = self._ports.get(port)
-        return entry[3].device if entry is not None else None
+        return entry.tally.device if entry is not None else None
 
     def direct(self) -> tuple[int, int]:
         """Return how often the guest read and wrote physical devices without an exit."""
@@ -227,13 +235,13 @@ class PortBus:
 
     def every(self) -> list[Tally]:
         """Return all that was counted, at whatever is answered now and whatever was before."""
-        here = [entry[3] for entry in self._ports.values()]
-        left = [entry[3] for route in self._routes for port, entry in route.items() if self.entry(port) is not entry[3]]
+        here = [entry.tally for entry in self._ports.values()]
+        left = [entry.tally for route in self._routes for port, entry in route.items() if self.entry(port) is not entry.tally]
         return [*here, *left, *self._past.values(), self._past_direct]
 
     def tallies(self) -> dict[int, Tally]:
         """Return what each port of a device was asked."""
-        return {port: entry[3] for port, entry in self._ports.items()}
+        return {port: entry.tally for port, entry in self._ports.items()}
 
 
 class FirmwarePorts:

@@ -156,7 +156,7 @@ class Switched(Plain):
         self.front.on_route = self.routed
 
     def routed(self) -> None:
-        self.dma.engines[0] = self.front.engine  # type: ignore[assignment]
+        self.dma.shown[0] = self.front.engine
 
     def switch(self, plan: Plan) -> Switch:
         self.current = Switch(self.front, AtaHandover(self.front, self.driver), plan, self.reports.append)

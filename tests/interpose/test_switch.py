@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avmm.devices.ata import AtaDisk
+from avmm.devices.ata.commands import HANDLERS
 from avmm.devices.ata.drive import DiskModes
-from avmm.devices.ata.registers import BSY, Phase
+from avmm.devices.ata.registers import BSY, Command, Phase
 from avmm.interpose.ata.sequence import Stage
 from avmm.interpose.front import Way
 from avmm.interpose.handover import Sequence
@@ -610,10 +611,8 @@ def test_a_device_that_interrupts_spuriously_during_a_switch() -> None:
 def test_a_device_that_does_not_identify_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """It errs in the middle of a switch: that fails, says so, and the guest has the device that there is."""
     m = machine()
-    channel = m.front.physical.channel
-    command_of = channel._command
     with monkeypatch.context() as patch:
-        patch.setattr(channel, "_command", lambda code: command_of(0xF7 if code == 0xEC else code))
+        patch.delitem(HANDLERS, Command.IDENTIFY)
         m.switch(Plan(True))
     (report,) = m.reports
     assert (report.outcome, way(m), report.modes) == (Outcome.FAILED, Way.DIRECT, None)

@@ -113,7 +113,7 @@ class PhysicalChannel(PhysicalDevice):
         """Let the ports be answered, and the bus master be, by who has them now."""
         super().route()
         if self._bus_master is not None:
-            self._bus_master.engines[self.number] = self.front.engine  # type: ignore[assignment]  # as far as a bus master goes
+            self._bus_master.shown[self.number] = self.front.engine
 
 
 class Ordinary(Cable):

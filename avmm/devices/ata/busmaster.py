@@ -13,7 +13,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
+
+from mypy_extensions import mypyc_attr
 
 from avmm.devices.ata.channel import AtaChannel
 from avmm.devices.ata.transfer import Stretch
@@ -32,6 +34,7 @@ DRIVES_CAPABLE: Final = 0x60
 
 END_OF_TABLE: Final = 0x80000000
 DESCRIPTOR: Final = struct.Struct("<II")
+DESCRIPTOR_SIZE: Final = 8
 AT_A_TIME: Final = 32
 """Descriptors that are copied out of memory together ..."""
 FORESIGHT: Final = 512
@@ -39,6 +42,7 @@ FORESIGHT: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class EngineState:
     """One channel's saved engine."""
 
@@ -49,6 +53,35 @@ class EngineState:
     address: int
     left: int
     last: bool
+
+
+class Registers(Protocol):
+    """An engine as the guest programs it: what answers at a channel's eight ports of the bus master."""
+
+    table: int
+
+    @property
+    def command(self) -> int:
+        """Command register."""
+
+    @property
+    def status(self) -> int:
+        """Status register."""
+
+    def write_command(self, value: int) -> None:
+        """Take the command register."""
+
+    def write_status(self, value: int) -> None:
+        """Take the status register."""
+
+    def reset(self) -> None:
+        """Go to the state after power-on."""
+
+    def save(self) -> EngineState:
+        """Return the engine's state."""
+
+    def restore(self, state: EngineState) -> None:
+        """Continue from ``state``."""
 
 
 class Engine:
@@ -124,26 +157,33 @@ class Engine:
     def ahead(self, count: int) -> Stretch | None:
         """Return where the next ``count`` bytes lie; None when the table ends before, leads out of memory or is in many small pieces."""
         segments: list[Segment] = []
-        size, entry, last = self.memory.size, self.entry, self.last
-        run = begin = self.address  # regions that follow each other in memory are one segment: it begins at `run`
-        end = begin + self.left
-        table = self._table(entry)
-        while end - begin < count:
-            count -= end - begin
-            descriptor = None if last else next(table, None)
+        entry, last, left = self.entry, self.last, self.left
+        run = self.address  # regions that follow each other in memory are one segment: it begins at `run`
+        end = run + left
+        table: Iterator[tuple[int, int]] = iter(())
+        for number in range(FORESIGHT + 1):
+            if left >= count:
+                behind = end - left + count
+                segments.append((run, behind - run))
+                return Stretch(segments, entry, behind, left - count, last)
+            count -= left
+            if last:
+                return None
+            if not number % AT_A_TIME:
+                table = self._table(entry)
+            descriptor = next(table, None)
             if descriptor is None:
                 return None
             begin, left, last = _parse(*descriptor)
-            entry += DESCRIPTOR.size
+            entry += DESCRIPTOR_SIZE
             if begin != end:
                 if end > run:
                     segments.append((run, end - run))
                 run = begin
             end = begin + left
-            if end > size:
+            if end > self.memory.size:
                 return None
-        segments.append((run, begin + count - run))
-        return Stretch(segments, entry, begin + count, end - begin - count, last)
+        return None
 
     def passed(self, stretch: Stretch) -> None:
         """Go on behind a stretch that :meth:`ahead` returned just now."""
@@ -157,13 +197,9 @@ class Engine:
     # -- the table
 
     def _table(self, entry: int) -> Iterator[tuple[int, int]]:
-        """Return the next descriptors, some of them copied at a time, as far as there is memory."""
-        for _ in range(FORESIGHT // AT_A_TIME):
-            count = min(AT_A_TIME, (self.memory.size - entry) // DESCRIPTOR.size)
-            if count <= 0:
-                return
-            yield from DESCRIPTOR.iter_unpack(self.memory.read(entry, count * DESCRIPTOR.size))
-            entry += count * DESCRIPTOR.size
+        """Return a copy of the next descriptors, as far as there is memory."""
+        count = max(0, min(AT_A_TIME, (self.memory.size - entry) // DESCRIPTOR_SIZE))
+        return DESCRIPTOR.iter_unpack(self.memory.read(entry, count * DESCRIPTOR_SIZE))
 
     def _region(self, *, to_memory: bool) -> bool:
         """Return whether there is a region to move bytes to or from; reads the next descriptor when one is used up."""
@@ -171,10 +207,10 @@ class Engine:
             return False
         if self.left:
             return True
-        if self.entry + DESCRIPTOR.size > self.memory.size:
+        if self.entry + DESCRIPTOR_SIZE > self.memory.size:
             return self._fault()
-        self.address, self.left, self.last = _parse(*DESCRIPTOR.unpack(self.memory.read(self.entry, DESCRIPTOR.size)))
-        self.entry += DESCRIPTOR.size
+        self.address, self.left, self.last = _parse(*DESCRIPTOR.unpack(self.memory.read(self.entry, DESCRIPTOR_SIZE)))
+        self.entry += DESCRIPTOR_SIZE
         if self.address + self.left > self.memory.size:
             return self._fault()
         return True
@@ -204,6 +240,7 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class State:
     """The saved bus master; where its ports are is the PCI function's state."""
 
@@ -222,6 +259,8 @@ class BusMaster(Device):
             raise ValueError("a bus master serves one or two ATA channels")
         self.base: int | None = None
         self.engines = [Engine(board.memory, _nobody) for _ in channels]
+        self.shown: list[Registers] = [*self.engines]
+        """Who answers at each channel's registers: its engine, unless that is another's to drive (see avmm.interpose)."""
         self.channels = tuple(channels)
         if serve:
             self.serve(channels)
@@ -242,7 +281,7 @@ class BusMaster(Device):
         """All but setting Start; nothing while bytes are moved."""
         offset = port - (self.base or 0)
         number, offset = offset >> 3, offset & 7
-        if number >= len(self.engines) or self.engines[number].status & ACTIVE:
+        if number >= len(self.shown) or self.shown[number].status & ACTIVE:
             return False
         if value is None or (offset == 4 and size == 4):
             return True
@@ -259,9 +298,9 @@ class BusMaster(Device):
 
     def _read_byte(self, offset: int) -> int:
         number, offset = offset >> 3, offset & 7
-        if number >= len(self.engines):
+        if number >= len(self.shown):
             return 0
-        engine = self.engines[number]
+        engine = self.shown[number]
         if offset == 0:
             return engine.command
         if offset == 2:
@@ -270,17 +309,17 @@ class BusMaster(Device):
 
     def write(self, port: int, size: int, value: int) -> None:
         offset = port - (self.base or 0)
-        if size == 4 and offset & 7 == 4 and offset >> 3 < len(self.engines):
-            self.engines[offset >> 3].table = value & ~3
+        if size == 4 and offset & 7 == 4 and offset >> 3 < len(self.shown):
+            self.shown[offset >> 3].table = value & ~3
             return
         for index in range(size):
             self._write_byte(offset + index, value >> 8 * index & 0xFF)
 
     def _write_byte(self, offset: int, value: int) -> None:
         number, offset = offset >> 3, offset & 7
-        if number >= len(self.engines):
+        if number >= len(self.shown):
             return
-        engine = self.engines[number]
+        engine = self.shown[number]
         if offset == 0:
             engine.write_command(value)
         elif offset == 2:
@@ -290,16 +329,16 @@ class BusMaster(Device):
             engine.table = (engine.table & ~(0xFF << shift) | value << shift) & 0xFFFFFFFC
 
     def reset(self) -> None:
-        for engine in self.engines:
+        for engine in self.shown:
             engine.reset()
 
     def save(self) -> State:
-        return State(tuple(engine.save() for engine in self.engines))
+        return State(tuple(engine.save() for engine in self.shown))
 
     def restore(self, state: State) -> None:
-        if state.version != 1 or len(state.engines) != len(self.engines):
+        if state.version != 1 or len(state.engines) != len(self.shown):
             raise ValueError("bmide: the saved bus master has other channels, or its version is not known")
-        for engine, saved in zip(self.engines, state.engines, strict=True):
+        for engine, saved in zip(self.shown, state.engines, strict=True):
             engine.restore(saved)
 
 

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mypy_extensions import mypyc_attr
+
 from avmm.devices.ata.drive import GOOD, AtapiCdrom, Sense
 
 NO_MEDIUM = Sense(2, 0x3A)
@@ -27,6 +29,7 @@ LEAD_IN = 2 * FRAMES
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class Reply:
     """What a command packet leads to; with everything empty it just ends well."""
 

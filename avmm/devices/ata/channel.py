@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
+
 from avmm.devices.ata import commands, packet
 from avmm.devices.ata.drive import AtaDisk, AtapiCdrom, Drive, DriveState
 from avmm.devices.ata.registers import (
@@ -44,6 +46,7 @@ DEVICE_RESET, EXECUTE_DIAGNOSTIC = int(Command.DEVICE_RESET), int(Command.EXECUT
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class State:
     """A saved channel: registers, modes, phase, buffer and position, and the request to be made again."""
 
@@ -67,6 +70,7 @@ class State:
     version: int = 1
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AtaChannel(Device):
     """One ATA channel. ``number`` 0 is at 1F0h/3F6h with IRQ 14, 1 at 170h/376h with IRQ 15; None is an absent drive."""
 
@@ -270,7 +274,9 @@ class AtaChannel(Device):
         sequencer.active, sequencer.phase = s.active, s.phase
         if s.phase is IDLE:
             return
-        sequencer.transfer = Transfer(s.flow, s.address, s.lba, s.remaining, s.block, bytearray(s.buffer), s.start, s.end, s.pad)
+        sequencer.transfer = Transfer(
+            s.flow, s.address, s.lba, s.remaining, s.block, buffer=bytearray(s.buffer), start=s.start, end=s.end, pad=s.pad
+        )
         drive = self.drives[s.active]
         if drive is not None and s.phase in WINDOWED:
             sequencer.open(drive, s.phase, s.position)

@@ -91,6 +91,9 @@ class Address(enum.Enum):
     PACKET = 3
 
 
+CHS: Final = Address.CHS
+
+
 class Command(enum.IntEnum):
     """Command codes (ATA/ATAPI-6 clause 8; those marked old are from ATA-1 to ATA-3)."""
 

@@ -13,9 +13,11 @@ import enum
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from avmm.clock import MICROSECOND
 from avmm.devices.ata.drive import CD_RATIO
-from avmm.devices.ata.registers import Address, Phase
+from avmm.devices.ata.registers import CHS, IDLE, Address, Phase
 from avmm.devices.block import SECTOR, BlockDevice, BlockError
 from avmm.memory import Segment
 
@@ -41,6 +43,7 @@ class Work(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+@mypyc_attr(native_class=False)
 class Pending:
     """A request that is with the medium; the data of a write are the transfer's buffer."""
 
@@ -51,25 +54,39 @@ class Pending:
     """Machine time (ns) at which it completes in virtual time."""
 
 
-@dataclass(slots=True)
 class Transfer:
     """The data phase of one command."""
 
-    flow: Phase = Phase.IDLE
-    """DATA_IN, DATA_OUT, DMA_IN, DMA_OUT or PACKET; IDLE for commands without data for the host."""
-    address: Address = Address.CHS
-    lba: int = 0
-    """512-byte sector at the buffer's first byte."""
-    remaining: int = 0
-    """Sectors behind the buffer."""
-    block: int = SECTOR
-    """Bytes per DRQ block."""
-    buffer: bytes | bytearray = b""
-    start: int = 0
-    """Where the current DRQ block starts; for DMA, how far the bus master got."""
-    end: int = 0
-    pad: int = 0
-    """1 when the last byte of the buffer only fills up the last word."""
+    __slots__ = ("address", "block", "buffer", "end", "flow", "lba", "pad", "remaining", "start")
+
+    def __init__(
+        self,
+        flow: Phase = IDLE,
+        address: Address = CHS,
+        lba: int = 0,
+        remaining: int = 0,
+        block: int = SECTOR,
+        *,
+        buffer: bytes | bytearray = b"",
+        start: int = 0,
+        end: int = 0,
+        pad: int = 0,
+    ) -> None:
+        self.flow = flow
+        """DATA_IN, DATA_OUT, DMA_IN, DMA_OUT or PACKET; IDLE for commands without data for the host."""
+        self.address = address
+        self.lba = lba
+        """512-byte sector at the buffer's first byte."""
+        self.remaining = remaining
+        """Sectors behind the buffer."""
+        self.block = block
+        """Bytes per DRQ block."""
+        self.buffer = buffer
+        self.start = start
+        """Where the current DRQ block starts; for DMA, how far the bus master got."""
+        self.end = end
+        self.pad = pad
+        """1 when the last byte of the buffer only fills up the last word."""
 
     @property
     def next_lba(self) -> int:
@@ -84,15 +101,17 @@ class Transfer:
         return self.block // SECTOR if self.flow is Phase.DATA_IN else 1
 
 
-@dataclass(frozen=True, slots=True)
 class Stretch:
     """The memory that a bus master moves the next bytes to or from, by a copy of its table, and where it stands behind them."""
 
-    segments: list[Segment]
-    entry: int
-    address: int
-    left: int
-    last: bool
+    __slots__ = ("address", "entry", "last", "left", "segments")
+
+    def __init__(self, segments: list[Segment], entry: int, address: int, left: int, last: bool) -> None:
+        self.segments = segments
+        self.entry = entry
+        self.address = address
+        self.left = left
+        self.last = last
 
 
 class DmaEngine(Protocol):
@@ -159,7 +178,10 @@ async def write_good(disk: BlockDevice, lba: int, data: bytes | bytearray) -> No
     try:
         await disk.write(lba, data)
     except BlockError as error:
-        good = (error.lba - lba) * SECTOR
-        if 0 < good < len(data):
-            await disk.write(lba, memoryview(data)[:good])
-        raise
+        failed = error
+    else:
+        return
+    good = (failed.lba - lba) * SECTOR
+    if 0 < good < len(data):
+        await disk.write(lba, memoryview(data)[:good])
+    raise failed
