@@ -116,8 +116,9 @@ class Device:
     def plain(self, port: int, size: int, value: int | None = None) -> bool:
         """Whether reading ``port`` now, or writing ``value`` to it, only looks at a register or sets one.
 
-        Nobody but later accesses of this device may be able to tell that a plain access was made: it moves no line, starts nothing and
-        takes effect with another access at the earliest. It is answered by :meth:`read` or :meth:`write`, with a number or None.
+        Nobody but later accesses of this device may be able to tell that a plain access was made: it starts nothing and raises no line,
+        and takes effect with another access at the earliest. It may lower a line: lines end in the hypervisor. It is answered by
+        :meth:`read` or :meth:`write`, with a number or None.
         """
         return False
 

@@ -25,6 +25,7 @@ from avmm.devices.ata.registers import (
     CONTROL_BLOCK,
     DATA,
     DEVICE,
+    DMA_IN,
     FEATURES,
     FLOATING,
     HOB,
@@ -96,17 +97,29 @@ class AtaChannel(Device):
     # -- registers
 
     def plain(self, port: int, size: int, value: int | None = None) -> bool:
-        """The task file, as long as the same drive is selected, and a status that does not move the line.
+        """The task file, as long as the same drive is selected, the status, and a command that only waits for the bus master.
 
         Not while BSY is set: what a guest waits for is outside, and gets on as it asks.
         """
         if self.sequencer.phase is BUSY or self.sequencer.phase is RESET:
             return False
         if value is None:
-            drive = self.selected_drive
-            return drive is not None and (port == self._control_port or (port == self._status_port and not drive.task.intrq))
+            return self.selected_drive is not None and port in (self._status_port, self._control_port)
         offset = port - self.base
+        if offset == COMMAND:
+            return self._would_wait(value)
         return DATA < offset < DEVICE or (offset == DEVICE and value >> 4 & 1 == self.selected)
+
+    def _would_wait(self, code: int) -> bool:
+        """Whether a command would do nothing until the bus master is started, which then moves all of its sectors at once."""
+        drive, sequencer = self.selected_drive, self.sequencer
+        if sequencer.phase is not IDLE or not isinstance(drive, AtaDisk) or drive.modes.asleep:
+            return False
+        move = commands.by_dma(drive, code)
+        if move is None:
+            return False
+        flow, count = move
+        return sequencer.straight(drive, flow, count) and not sequencer.engine.runs(to_memory=flow is DMA_IN)
 
     def read(self, port: int, size: int) -> int:
         drive = self.selected_drive

@@ -11,11 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from avmm.devices.ata.drive import AtaDisk, DiskModes, Drive, TransferModes
 from avmm.devices.ata.identify import identify_disk
-from avmm.devices.ata.registers import ABRT, COUNT, DEVICE, FEATURES, IDNF, LBA, WP, Address, Command, Phase
+from avmm.devices.ata.registers import (
+    ABRT,
+    COUNT,
+    DATA_IN,
+    DATA_OUT,
+    DEVICE,
+    DMA_IN,
+    DMA_OUT,
+    FEATURES,
+    IDLE,
+    IDNF,
+    LBA,
+    WP,
+    Address,
+    Command,
+    Phase,
+)
 from avmm.devices.ata.transfer import Work
 from avmm.devices.block import SECTOR
 
@@ -24,7 +40,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Sequencer", AtaDisk], None]
 
-STANDBY, IDLE, ACTIVE = 0x00, 0x80, 0xFF
+POWER_STANDBY, POWER_IDLE, POWER_ACTIVE = 0x00, 0x80, 0xFF
 
 
 def execute(sequencer: Sequencer, drive: AtaDisk, code: int) -> None:
@@ -54,17 +70,33 @@ def _identify(sequencer: Sequencer, drive: AtaDisk) -> None:
     sequencer.send(drive, identify_disk(drive, sequencer.active))
 
 
+def _extent(drive: AtaDisk, ext: bool) -> tuple[Address, int | None, int]:
+    """Return how a command addresses, its first sector (None when there can be none of that address), and how many they are."""
+    task = drive.task
+    if ext:
+        return Address.LBA48, task.lba48, task.count48
+    address, lba = drive.address()
+    return address, lba, task.count28
+
+
+def by_dma(drive: AtaDisk, code: int) -> tuple[Phase, int] | None:
+    """Return which way command ``code`` would move how many sectors, if it is one of DMA and they are there to be moved."""
+    flow, ext, _ = MOVES.get(code, (IDLE, False, False))
+    if flow is not DMA_IN and flow is not DMA_OUT:
+        return None
+    _, lba, count = _extent(drive, ext)
+    if lba is None or lba + count > drive.disk.sectors or (flow is DMA_OUT and drive.disk.read_only):
+        return None
+    return flow, count
+
+
 def _move(sequencer: Sequencer, drive: AtaDisk, *, flow: Phase, ext: bool, multiple: bool = False) -> None:
     """READ, WRITE and VERIFY in all their forms."""
-    task, modes = drive.task, drive.modes
+    modes = drive.modes
     if multiple and not modes.multiple:
         _abort(sequencer, drive)
         return
-    lba: int | None
-    if ext:
-        address, lba, count = Address.LBA48, task.lba48, task.count48
-    else:
-        (address, lba), count = drive.address(), task.count28
+    address, lba, count = _extent(drive, ext)
     if lba is None:
         sequencer.complete(drive, IDNF)
         return
@@ -73,11 +105,11 @@ def _move(sequencer: Sequencer, drive: AtaDisk, *, flow: Phase, ext: bool, multi
         bad = max(lba, capacity)
         sequencer.fail(drive, IDNF, address, bad, lba + count - bad)
         return
-    if drive.disk.read_only and flow in (Phase.DATA_OUT, Phase.DMA_OUT):
+    if drive.disk.read_only and (flow is DATA_OUT or flow is DMA_OUT):
         sequencer.fail(drive, WP | ABRT, address, lba, count)
         return
-    if modes.power != ACTIVE:
-        drive.modes = replace(modes, power=ACTIVE)
+    if modes.power != POWER_ACTIVE:
+        drive.modes = replace(modes, power=POWER_ACTIVE)
     sequencer.begin(drive, flow, address, lba=lba, count=count, block=SECTOR * (modes.multiple if multiple else 1))
 
 
@@ -137,7 +169,7 @@ def _check_power(sequencer: Sequencer, drive: AtaDisk) -> None:
 
 
 def _sleep(sequencer: Sequencer, drive: AtaDisk) -> None:
-    drive.modes = replace(drive.modes, power=STANDBY, asleep=True)
+    drive.modes = replace(drive.modes, power=POWER_STANDBY, asleep=True)
     sequencer.complete(drive)
 
 
@@ -164,33 +196,31 @@ def _set_features(sequencer: Sequencer, drive: AtaDisk) -> None:
         sequencer.complete(drive)
 
 
-def _movers() -> dict[int, Handler]:
-    """The sixteen forms of READ, WRITE and VERIFY, and their old numbers."""
-    table: dict[int, Handler] = {}
+MOVES: Final[dict[int, tuple[Phase, bool, bool]]] = {
+    Command.READ_SECTORS: (DATA_IN, False, False),
+    Command.READ_SECTORS_NO_RETRY: (DATA_IN, False, False),
+    Command.READ_SECTORS_EXT: (DATA_IN, True, False),
+    Command.READ_MULTIPLE: (DATA_IN, False, True),
+    Command.READ_MULTIPLE_EXT: (DATA_IN, True, True),
+    Command.WRITE_SECTORS: (DATA_OUT, False, False),
+    Command.WRITE_SECTORS_NO_RETRY: (DATA_OUT, False, False),
+    Command.WRITE_SECTORS_EXT: (DATA_OUT, True, False),
+    Command.WRITE_MULTIPLE: (DATA_OUT, False, True),
+    Command.WRITE_MULTIPLE_EXT: (DATA_OUT, True, True),
+    Command.READ_DMA: (DMA_IN, False, False),
+    Command.READ_DMA_NO_RETRY: (DMA_IN, False, False),
+    Command.READ_DMA_EXT: (DMA_IN, True, False),
+    Command.WRITE_DMA: (DMA_OUT, False, False),
+    Command.WRITE_DMA_NO_RETRY: (DMA_OUT, False, False),
+    Command.WRITE_DMA_EXT: (DMA_OUT, True, False),
+    Command.READ_VERIFY: (IDLE, False, False),
+    Command.READ_VERIFY_NO_RETRY: (IDLE, False, False),
+    Command.READ_VERIFY_EXT: (IDLE, True, False),
+}
+"""The forms of READ, WRITE and VERIFY and their old numbers: which way sectors go, whether by a 48-bit address, whether many in a block."""
 
-    def add(flow: Phase, *codes: int, ext: bool = False, multiple: bool = False) -> None:
-        for code in codes:
-            table[code] = partial(_move, flow=flow, ext=ext, multiple=multiple)
-
-    add(Phase.DATA_IN, Command.READ_SECTORS, Command.READ_SECTORS_NO_RETRY)
-    add(Phase.DATA_IN, Command.READ_SECTORS_EXT, ext=True)
-    add(Phase.DATA_IN, Command.READ_MULTIPLE, multiple=True)
-    add(Phase.DATA_IN, Command.READ_MULTIPLE_EXT, ext=True, multiple=True)
-    add(Phase.DATA_OUT, Command.WRITE_SECTORS, Command.WRITE_SECTORS_NO_RETRY)
-    add(Phase.DATA_OUT, Command.WRITE_SECTORS_EXT, ext=True)
-    add(Phase.DATA_OUT, Command.WRITE_MULTIPLE, multiple=True)
-    add(Phase.DATA_OUT, Command.WRITE_MULTIPLE_EXT, ext=True, multiple=True)
-    add(Phase.DMA_IN, Command.READ_DMA, Command.READ_DMA_NO_RETRY)
-    add(Phase.DMA_IN, Command.READ_DMA_EXT, ext=True)
-    add(Phase.DMA_OUT, Command.WRITE_DMA, Command.WRITE_DMA_NO_RETRY)
-    add(Phase.DMA_OUT, Command.WRITE_DMA_EXT, ext=True)
-    add(Phase.IDLE, Command.READ_VERIFY, Command.READ_VERIFY_NO_RETRY)
-    add(Phase.IDLE, Command.READ_VERIFY_EXT, ext=True)
-    return table
-
-
-HANDLERS: dict[int, Handler] = {
-    **_movers(),
+HANDLERS: Final[dict[int, Handler]] = {
+    **{code: partial(_move, flow=flow, ext=ext, multiple=multiple) for code, (flow, ext, multiple) in MOVES.items()},
     Command.IDENTIFY: _identify,
     Command.SET_MULTIPLE: _set_multiple,
     Command.INITIALIZE_PARAMETERS: _initialize_parameters,
@@ -205,6 +235,6 @@ HANDLERS: dict[int, Handler] = {
     0x99: _sleep,
     **dict.fromkeys(range(Command.RECALIBRATE, Command.RECALIBRATE + 16), _recalibrate),
     **dict.fromkeys(range(Command.SEEK, Command.SEEK + 16), _seek),
-    **{code: partial(_power, mode=STANDBY) for code in (Command.STANDBY_IMMEDIATE, Command.STANDBY, 0x94, 0x96)},
-    **{code: partial(_power, mode=IDLE) for code in (Command.IDLE_IMMEDIATE, Command.IDLE, 0x95, 0x97)},
+    **{code: partial(_power, mode=POWER_STANDBY) for code in (Command.STANDBY_IMMEDIATE, Command.STANDBY, 0x94, 0x96)},
+    **{code: partial(_power, mode=POWER_IDLE) for code in (Command.IDLE_IMMEDIATE, Command.IDLE, 0x95, 0x97)},
 }

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from avmm.devices.ata import cdrom
-from avmm.devices.ata.commands import ACTIVE, transfer_modes
+from avmm.devices.ata.commands import POWER_ACTIVE, transfer_modes
 from avmm.devices.ata.drive import CD_RATIO, CD_SECTOR, GOOD, AtapiCdrom, Sense
 from avmm.devices.ata.identify import identify_cdrom
 from avmm.devices.ata.registers import ABRT, COD, COUNT, FEATURES, IO, LBA_HIGH, LBA_MID, Address, Command, Phase
@@ -38,7 +38,7 @@ def execute(sequencer: Sequencer, drive: AtapiCdrom, code: int) -> None:
             drive.modes = replace(drive.modes, transfer=transfer)
         sequencer.complete(drive, ABRT if transfer is None else 0)
     elif code == Command.CHECK_POWER_MODE:
-        task.registers[COUNT] = ACTIVE
+        task.registers[COUNT] = POWER_ACTIVE
         sequencer.complete(drive)
     elif code in (Command.SLEEP, Command.IDLE_IMMEDIATE, Command.STANDBY_IMMEDIATE, Command.FLUSH_CACHE):
         drive.modes = replace(drive.modes, asleep=code == Command.SLEEP)

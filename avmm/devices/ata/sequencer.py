@@ -75,6 +75,7 @@ class Sequencer:
         self, board: Board, name: str, port: int, drives: tuple[Drive | None, Drive | None], interrupt: Callable[[Drive], None]
     ) -> None:
         self.board = board
+        self.memory = board.memory
         self.name = name
         self.port = port
         """The data port."""
@@ -205,7 +206,7 @@ class Sequencer:
         """Read the next chunk of the command, or end it."""
         transfer = self.transfer
         count = min(transfer.remaining, CHUNK)
-        if self._straight(drive):
+        if self.straight(drive, transfer.flow, transfer.remaining):
             transfer.lba, transfer.buffer = transfer.next_lba, b""
             self._await_engine(drive)
         elif count:
@@ -232,12 +233,13 @@ class Sequencer:
 
     def _collect(self, drive: Drive, first: bool) -> None:
         """Ask for the data of the next chunk; no interrupt for the first block of a PIO command."""
-        if self._straight(drive):
-            self.transfer.buffer = b""
+        transfer = self.transfer
+        if self.straight(drive, transfer.flow, transfer.remaining):
+            transfer.buffer = b""
             self._await_engine(drive)
             return
         self._make_room()
-        if self.transfer.flow is DMA_OUT:
+        if transfer.flow is DMA_OUT:
             self._await_engine(drive)
             return
         self.open(drive, DATA_OUT)
@@ -269,7 +271,7 @@ class Sequencer:
         phase, transfer = self.phase, self.transfer
         if drive is None:
             return
-        self.board.memory.copied += transfer.end - transfer.start
+        self.memory.copied += transfer.end - transfer.start
         if phase is DATA_IN:
             transfer.start = transfer.end
             if transfer.start < len(transfer.buffer):
@@ -320,14 +322,13 @@ class Sequencer:
 
     # -- DMA
 
-    def _straight(self, drive: Drive) -> bool:
-        """Whether what is left of the command may go between medium and memory without a buffer.
+    def straight(self, drive: Drive, flow: Phase, count: int) -> bool:
+        """Whether ``count`` sectors may go between medium and memory without a buffer.
 
         In virtual time nothing of it must be there before the time that the command takes is over.
         """
-        transfer = self.transfer
-        by_dma = transfer.flow is DMA_IN or transfer.flow is DMA_OUT
-        return by_dma and drive.prompt is not None and 0 < transfer.remaining <= AT_ONCE and not self.board.clock.virtual
+        by_dma = flow is DMA_IN or flow is DMA_OUT
+        return by_dma and drive.prompt is not None and 0 < count <= AT_ONCE and not self.board.clock.virtual
 
     def _await_engine(self, drive: Drive) -> None:
         """Ask the bus master to move what is in the buffer, or what is left of the command if that is empty."""
@@ -350,7 +351,7 @@ class Sequencer:
             data = self.engine.fetch(len(transfer.buffer) - transfer.start)
             assert isinstance(transfer.buffer, bytearray)
             transfer.buffer[transfer.start : transfer.start + len(data)] = data
-            self.board.memory.copied += len(data)
+            self.memory.copied += len(data)
             transfer.start += len(data)
             if transfer.start >= len(transfer.buffer):
                 self.request(drive, Work.WRITE, transfer.lba, len(transfer.buffer) // SECTOR)
@@ -377,7 +378,7 @@ class Sequencer:
 
     def _move_chunk(self, drive: Drive, count: int, reading: bool) -> bool:
         """Move the next ``count`` sectors at once. False, and the bus master stands where it stood, if that cannot be done."""
-        stretch, memory = self.engine.ahead(count * SECTOR), self.board.memory
+        stretch, memory = self.engine.ahead(count * SECTOR), self.memory
         pieces = None if stretch is None else memory.pieces(stretch.segments)
         if stretch is None or pieces is None or drive.prompt is None:
             return False

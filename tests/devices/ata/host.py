@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from avmm.devices.ata import AtaChannel, AtaDisk, AtapiCdrom, BusMaster, Drive
 from avmm.devices.block import SECTOR
@@ -18,6 +20,36 @@ SECOND = 1_000_000_000
 def pattern(sectors: int, seed: int = 0) -> bytes:
     """Sectors that differ from each other, each from its neighbours' shifted copies too."""
     return b"".join(struct.pack("<II", seed, sector) * (SECTOR // 8) for sector in range(sectors))
+
+
+class PromptDisk(MemoryDisk):
+    """Moves sectors straight from and to memory as often as ``willing`` says."""
+
+    def __init__(self, sectors: int = 2048) -> None:
+        super().__init__(sectors)
+        self.willing: Any = itertools.repeat(True)
+        self.straight: list[tuple[str, int, int]] = []
+
+    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
+        assert sum(map(len, pieces)) == count * SECTOR
+        self._check(lba, count)
+        if not next(self.willing):
+            return False
+        at = lba * SECTOR
+        for piece in pieces:
+            piece[:] = self.data[at : at + len(piece)]
+            at += len(piece)
+        self.straight.append(("read", lba, count))
+        return True
+
+    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
+        assert sum(map(len, pieces)) == count * SECTOR
+        self._check(lba, count)
+        if not next(self.willing):
+            return False
+        self.data[lba * SECTOR : (lba + count) * SECTOR] = b"".join(pieces)
+        self.straight.append(("write", lba, count))
+        return True
 
 
 class Host(Bench):
@@ -127,3 +159,12 @@ def cd_host(sectors: int = 64) -> tuple[Host, MemoryDisk]:
     medium = MemoryDisk(4 * sectors, read_only=True)
     medium.data[:] = pattern(4 * sectors, 7)
     return Host([AtapiCdrom(medium)]), medium
+
+
+def prompt_host() -> tuple[Host, PromptDisk]:
+    """A bench whose clock says that it follows the host's: requests that cannot go straight still end when time passes."""
+    medium = PromptDisk()
+    medium.data[:] = pattern(2048)
+    host = Host([AtaDisk(medium)])
+    host.clock.virtual = False
+    return host, medium

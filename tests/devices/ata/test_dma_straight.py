@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmm.devices.ata import AtaDisk, Phase
+from avmm.devices.ata import Phase
 from avmm.devices.block import SECTOR
-from tests.devices.ata.host import BMIDE, BUFFER, TABLE, Host, pattern
-from tests.devices.bench import MemoryDisk
+from tests.devices.ata.host import BMIDE, BUFFER, TABLE, Host, pattern, prompt_host
 
 ACTIVE, ERROR, INTERRUPT = 1, 2, 4
 OUTSIDE = 0x200000
 READ, WRITE, READ_EXT, WRITE_EXT = 0xC8, 0xCA, 0x25, 0x35
-
-
-class PromptDisk(MemoryDisk):
-    """Moves sectors straight from and to memory as often as ``willing`` says."""
-
-    def __init__(self, sectors: int = 2048) -> None:
-        super().__init__(sectors)
-        self.willing: Any = itertools.repeat(True)
-        self.straight: list[tuple[str, int, int]] = []
-
-    def read_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
-        assert sum(map(len, pieces)) == count * SECTOR
-        self._check(lba, count)
-        if not next(self.willing):
-            return False
-        at = lba * SECTOR
-        for piece in pieces:
-            piece[:] = self.data[at : at + len(piece)]
-            at += len(piece)
-        self.straight.append(("read", lba, count))
-        return True
-
-    def write_now(self, lba: int, count: int, pieces: Sequence[memoryview]) -> bool:
-        assert sum(map(len, pieces)) == count * SECTOR
-        self._check(lba, count)
-        if not next(self.willing):
-            return False
-        self.data[lba * SECTOR : (lba + count) * SECTOR] = b"".join(pieces)
-        self.straight.append(("write", lba, count))
-        return True
-
-
-def prompt_host() -> tuple[Host, PromptDisk]:
-    """A bench whose clock says that it follows the host's: requests that cannot go straight still end when time passes."""
-    medium = PromptDisk()
-    medium.data[:] = pattern(2048)
-    host = Host([AtaDisk(medium)])
-    host.clock.virtual = False
-    return host, medium
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["start after command", "start before command"])

@@ -11,30 +11,32 @@ from hypothesis import strategies as st
 from avmm.devices.ata import AtaDisk
 from avmm.devices.ata.registers import Command, Phase
 from avmm.devices.device import Device
-from tests.devices.ata.host import BMIDE, BUFFER, Host, cd_host, disk_host, pattern
+from tests.devices.ata.host import BMIDE, BUFFER, Host, PromptDisk, cd_host, disk_host, pattern, prompt_host
 from tests.devices.bench import MemoryDisk
 
 COMMANDS = (Command.READ_SECTORS, Command.WRITE_SECTORS, Command.READ_DMA, Command.WRITE_DMA, Command.SET_FEATURES, Command.FLUSH_CACHE, 0xFF)
 DEVICES = (0x00, 0xA0, 0xB0, 0xE0, 0xF0)
 
 
-def two_disks() -> Host:
-    media = MemoryDisk(64), MemoryDisk(64)
+def two_disks(virtual: bool) -> Host:
+    media = PromptDisk(64), PromptDisk(64)
     for seed, medium in enumerate(media):
         medium.data[:] = pattern(64, seed)
     host = Host([AtaDisk(medium) for medium in media], ram=0x10800)
+    host.clock.virtual = virtual
     host.prd((BUFFER, 512), (BUFFER + 512, 1024))
     return host
 
 
 def outward(host: Host) -> tuple[object, ...]:
-    """All that others than the registers have of channel and bus master."""
+    """All that others than the registers have of channel and bus master, but for the line's being low."""
     sequencer, engine = host.ata.sequencer, host.dma.engines[0]
     windows = {port: (bytes(buffer), out, at) for port, (buffer, out, at) in host.windows.items()}
     walk = (engine.entry, engine.address, engine.left, engine.last)
+    media = [bytes(drive.disk.data) for drive in host.ata.present if isinstance(drive.disk, PromptDisk)]
     return (
-        host.irq.level, host.irq.edges, sequencer.phase, sequencer.pending, sequencer.generation, host.clock.next_due(), windows, walk,
-        bytes(host.memory.view), host.alternate(), host.dma_status() & 1, [drive.task.intrq for drive in host.ata.present],
+        host.irq.edges, sequencer.pending, sequencer.generation, host.clock.next_due(), windows, walk, bytes(host.memory.view), media,
+        host.dma_status() & 1,
     )  # fmt: skip
 
 
@@ -54,13 +56,15 @@ accesses = st.one_of(
 )
 
 
-def test_what_is_plain_changes_nothing_but_the_register() -> None:
+@pytest.mark.parametrize("virtual", [False, True])
+def test_what_is_plain_changes_nothing_but_registers(virtual: bool) -> None:
     counts: Counter[bool] = Counter()
+    commands: Counter[bool] = Counter()
 
     @settings(derandomize=True, max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(accesses, min_size=20, max_size=40))
     def holds(steps: list[tuple[int, int | None]]) -> None:
-        host = two_disks()
+        host = two_disks(virtual)
         for port, value in steps:
             if not port:
                 host.pass_time(value or 0)
@@ -68,21 +72,27 @@ def test_what_is_plain_changes_nothing_but_the_register() -> None:
             device: Device = host.dma if port >= BMIDE else host.ata
             plain = device.plain(port, 1, value)
             counts[plain] += 1
-            before, whole = outward(host), state(host)
+            if port == 0x1F7 and value is not None:
+                commands[plain] += 1
+            before, whole, pending = outward(host), state(host), any(drive.task.intrq for drive in host.ata.present)
             if value is None:
                 host.read(device, port)
-                assert not plain or state(host) == whole
+                assert not plain or pending or state(host) == whole
             else:
                 host.write(device, port, value)
             assert not plain or outward(host) == before, (hex(port), value)
 
     holds()
     assert min(counts.values()) > 400
+    assert (commands[True] > 20) is not virtual
+    assert commands[False] > 100
 
 
-def test_a_request_of_linux_is_three_accesses_that_are_not_plain() -> None:
+@pytest.mark.parametrize("virtual", [False, True])
+def test_a_request_of_linux_is_one_access_that_is_not_plain_and_in_virtual_time_two(virtual: bool) -> None:
     """The accesses that libata makes for READ DMA."""
-    host, _ = disk_host()
+    host, _ = prompt_host()
+    host.clock.virtual = virtual
     host.prd((BUFFER, 512))
     effects: list[tuple[str, int, int]] = []
 
@@ -105,11 +115,32 @@ def test_a_request_of_linux_is_three_accesses_that_are_not_plain() -> None:
     for port, value in ((0x3F6, None), (BMIDE, None), (BMIDE, 9), (BMIDE + 2, None), (BMIDE, None), (BMIDE, 8), (0x3F6, None), (0x3F6, None),
                         (0x1F7, None), (BMIDE + 2, None), (BMIDE + 2, 4)):  # fmt: skip
         access(port, value)
-    assert effects == [("OUT", 0x1F7, 0xC8), ("OUT", BMIDE, 9), ("IN", 0x1F7, 0)]
+    assert effects == [("OUT", 0x1F7, 0xC8)] * virtual + [("OUT", BMIDE, 9)]
     assert host.memory.read(BUFFER, 512) == pattern(8)[7 * 512 :]
 
 
-def test_a_status_that_lowers_the_line_and_one_that_is_waited_for_are_not_plain() -> None:
+@pytest.mark.parametrize(
+    ("code", "lba", "count", "plain"),
+    [
+        (Command.READ_DMA, 7, 1, True), (Command.WRITE_DMA, 2047, 1, True), (Command.WRITE_DMA, 2047, 2, False),
+        (Command.READ_SECTORS, 7, 1, False), (Command.FLUSH_CACHE, 0, 0, False), (Command.SET_FEATURES, 0, 0, False), (0xFF, 0, 0, False),
+    ],
+)  # fmt: skip
+def test_a_command_is_plain_if_it_only_waits_for_the_bus_master(code: int, lba: int, count: int, plain: bool) -> None:
+    host, medium = prompt_host()
+    host.lba28(0, lba, count)  # the registers, and a command that is aborted
+    assert host.inp(7) & 0x01
+    assert host.ata.plain(0x1F7, 1, code) is plain
+    host.start_dma(to_memory=code == Command.READ_DMA)
+    assert not host.ata.plain(0x1F7, 1, code), "it would move them"
+    host.stop_dma()
+    medium.read_only = True
+    assert host.ata.plain(0x1F7, 1, code) is (plain and code == Command.READ_DMA)
+    host.ata.drives[0].put_in(MemoryDisk(2048))  # type: ignore[union-attr]
+    assert not host.ata.plain(0x1F7, 1, code), "it is not prompt"
+
+
+def test_the_status_is_plain_unless_it_is_waited_for() -> None:
     host, _ = disk_host()
     host.lba28(Command.READ_SECTORS, 3, 1)
     assert host.ata.phase is Phase.BUSY
@@ -119,8 +150,9 @@ def test_a_status_that_lowers_the_line_and_one_that_is_waited_for_are_not_plain(
     host.pass_time(1_000_000)
     assert host.irq.level
     assert host.ata.plain(0x3F6, 1)
-    assert not host.ata.plain(0x1F7, 1)
+    assert host.ata.plain(0x1F7, 1), "it lowers the line"
     host.inp(7)
+    assert not host.irq.level
     assert host.ata.plain(0x1F7, 1)
     assert not host.ata.plain(0x1F0, 2), "data"
 
