@@ -137,6 +137,27 @@ static PyObject *of_segments(PyObject *module, PyObject *const *arguments, Py_ss
     return (PyObject *)self;
 }
 
+PyDoc_STRVAR(copy_doc, "copy(memory, at, length, /)\n--\n\nReturn a copy of ``length`` bytes of the memory. ValueError when it has not so many there.");
+
+static PyObject *copy(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "copy() takes a memory and two numbers");
+        return NULL;
+    }
+    Py_ssize_t at = PyLong_AsSsize_t(arguments[1]);
+    Py_ssize_t length = PyLong_AsSsize_t(arguments[2]);
+    Py_buffer bytes;
+    if (PyErr_Occurred() || PyObject_GetBuffer(arguments[0], &bytes, PyBUF_SIMPLE) < 0)
+        return NULL;
+    PyObject *copied = NULL;
+    if (at < 0 || length < 0 || at > bytes.len || length > bytes.len - at)
+        PyErr_Format(PyExc_ValueError, "%zd bytes from %zd on are not in %zd bytes", length, at, bytes.len);
+    else
+        copied = PyBytes_FromStringAndSize((char *)bytes.buf + at, length);
+    PyBuffer_Release(&bytes);
+    return copied;
+}
+
 PyDoc_STRVAR(preadv_doc, "preadv(file, offset, flags=0, /)\n--\n\nFill the pieces from a file; see os.preadv.");
 
 static PyObject *pieces_preadv(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
@@ -236,6 +257,7 @@ static PyTypeObject pieces_type = {
 };
 
 static PyMethodDef functions[] = {
+    {"copy", (PyCFunction)(void (*)(void))copy, METH_FASTCALL, copy_doc},
     {"of_pages", (PyCFunction)(void (*)(void))of_pages, METH_FASTCALL, of_pages_doc},
     {"of_segments", (PyCFunction)(void (*)(void))of_segments, METH_FASTCALL, of_segments_doc},
     {NULL, NULL, 0, NULL},

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avmm import _pieces
 from avmm.memory import PAGE, GuestMemory
 
 PAGES = 8
@@ -77,6 +78,15 @@ def test_pieces_are_the_bytes_that_the_list_names_in_order(numbers: list[int], o
     expected = b"".join(ram.read(number * PAGE, PAGE) for number in numbers)[offset : offset + length]
     assert b"".join(pieces) == expected
     assert b"".join(ram.read(*segment) for segment in pieces.segments()) == expected
+
+
+@pytest.mark.parametrize(("at", "length"), [(-1, 1), (0, -1), (0, 9), (8, 1), (9, 0), (1 << 62, 1), (1, (1 << 63) - 1)])
+def test_what_is_not_there_is_not_copied(at: int, length: int) -> None:
+    memory = memoryview(b"12345678")
+    with pytest.raises(ValueError, match="are not in 8 bytes"):
+        _pieces.copy(memory, at, length)
+    assert _pieces.copy(memory, 2, 3) == b"345"
+    assert _pieces.copy(memory, 8, 0) == b""
 
 
 def test_bytes_go_to_a_file_and_come_back(tmp_path: Path) -> None:

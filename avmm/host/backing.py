@@ -46,6 +46,7 @@ PIECES: Final = 1024  # IOV_MAX
 _NOWAIT: Final = os.RWF_NOWAIT
 _now: Final = perf_counter_ns  # of an imported name the module's table would be asked each time
 _SECTOR: Final = SECTOR
+_Pieces: Final = Pieces
 SAMPLE, SAMPLES = 16 << 10, 32
 """Bytes of a sample of an image, and how many there are at most, more or less."""
 COMMIT_SECTORS = 2048
@@ -250,7 +251,7 @@ class BackingFile:
 
     def _read_cached(self, fd: int, pieces: Sequence[bytearray | memoryview], at: int, length: int) -> bool:
         try:
-            if isinstance(pieces, Pieces):
+            if isinstance(pieces, _Pieces):
                 return pieces.preadv(fd, at, _NOWAIT) == length
             return os.preadv(fd, pieces, at, _NOWAIT) == length
         except OSError as error:
@@ -311,7 +312,7 @@ class BackingFile:
             self._wrote(offset + length)
 
     def _put(self, fd: int, at: int, offset: int, length: int, pieces: Sequence[Data]) -> None:
-        done = pieces.pwritev(fd, at) if isinstance(pieces, Pieces) else os.pwritev(fd, pieces, at)
+        done = pieces.pwritev(fd, at) if isinstance(pieces, _Pieces) else os.pwritev(fd, pieces, at)
         if done < length:  # the host has no room for more, and says so next time
             _write_all(fd, at + done, memoryview(b"".join(pieces))[done:])
         if self.overlay is not None:

@@ -24,6 +24,7 @@ SMALLEST: Final = DESCRIPTOR.size + FOOTER.size
 """Bytes of a packet with nothing in it."""
 COMPLETION_REQUESTED: Final = 1
 _TOP: Final = 1 << 63
+_COMPLETION: Final = 0xB  # compiled, a kind that is any int is the number and no longer the PacketKind
 _GPA_DIRECT: Final = struct.Struct("<II")
 _TRANSFER_PAGES: Final = struct.Struct("<HHI")
 
@@ -71,9 +72,9 @@ def packet_length(payload: int, between: int = 0) -> int:
 
 def pack_packet(kind: int, payload: bytes, transaction_id: int, *, flags: int = 0, ranges: list[GpaRange] | None = None) -> bytes:
     """Return a packet without its footer, padded to 8 bytes. ``ranges`` go into a GPA-direct or a transfer-page packet."""
-    if kind is _COMPLETION and not len(payload) & 7:  # most are, and need no padding
+    if kind == _COMPLETION and not len(payload) & 7:  # most are, and need no padding
         writer = BytesWriter()
-        write_i64_le(writer, 0x2000B | i64(2 + (len(payload) >> 3)) << 32 | i64(flags) << 48)
+        write_i64_le(writer, _COMPLETION | 2 << 16 | i64(2 + (len(payload) >> 3)) << 32 | i64(flags) << 48)
         write_i64_le(writer, i64(transaction_id if transaction_id < _TOP else transaction_id - (_TOP << 1)))
         writer.write(payload)
         return writer.getvalue()
@@ -135,5 +136,4 @@ def _transfer_pages(between: bytes) -> tuple[int, GpaRanges]:
 _KINDS: Final = {int(kind): kind for kind in PacketKind}
 _DIRECT: Final = PacketKind.GPA_DIRECT
 _TRANSFER: Final = PacketKind.TRANSFER_PAGES
-_COMPLETION: Final = PacketKind.COMPLETION
 _NO_RANGES: Final = GpaRanges()

@@ -61,9 +61,11 @@ class GpaRanges:
     __slots__ = ("_at", "_listed", "_offset", "_packet", "byte_count")
 
     def __init__(self, listed: Iterable[GpaRange] = ()) -> None:
-        self._listed: tuple[GpaRange, ...] | None = tuple(listed)
-        self.byte_count = sum([one.byte_count for one in self._listed])
+        self._listed: tuple[GpaRange, ...] | None = tuple(listed) if listed else ()
+        self.byte_count = 0
         """The bytes of all ranges together."""
+        for one in self._listed:
+            self.byte_count += one.byte_count
         self._packet = b""
         self._at = self._offset = 0
 

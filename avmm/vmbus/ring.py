@@ -17,6 +17,7 @@ from typing import Final
 from librt.strings import BytesWriter, read_i16_le, write_i64_le
 from mypy_extensions import i64, mypyc_attr
 
+from avmm._pieces import copy
 from avmm.memory import PAGE, GuestMemory
 from avmm.vmbus.packets import SMALLEST
 
@@ -31,6 +32,7 @@ _MASK: Final = INTERRUPT_MASK // 4
 _PENDING: Final = PENDING_SEND_SIZE // 4
 AHEAD: Final = 512  # bytes copied at once when a packet is taken: most are smaller
 FEATURE_PENDING_SEND_SIZE: Final = 1
+_copy: Final = copy  # of an imported name the module's table would be asked each time
 GAP: Final = 8  # a ring is never filled to the last byte: equal indices mean empty
 
 
@@ -88,7 +90,7 @@ class RingMemory:
         end = offset + length
         if self._whole is not None and end <= self.size:
             self.memory.copied += length
-            return self._whole[offset:end].tobytes()
+            return _copy(self._whole, offset, length)
         return b"".join([self.memory.read(address, piece) for address, piece in self._pieces(offset, length)])
 
     def write(self, offset: int, data: bytes) -> None:

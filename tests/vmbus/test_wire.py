@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +80,16 @@ def test_in_band_packet() -> None:
     assert (found.kind, found.flags, found.transaction_id, found.payload) == (PacketKind.IN_BAND, 1, 0x11, bytes(range(1, 9)))
     assert (found.ranges.listed, found.ranges.byte_count, found.page_set, found.request_id) == ((), 0, 0, 0)
     assert packets.packet_length(8) == len(packet) + 8
+
+
+@pytest.mark.parametrize("transaction", [0, 1, (1 << 63) - 1, 1 << 63, 0xFFFF888005688C00, (1 << 64) - 1])
+@pytest.mark.parametrize("kind", [PacketKind.IN_BAND, PacketKind.COMPLETION, 0xB])
+def test_transaction_ids_have_64_bits(kind: int, transaction: int) -> None:
+    for payload in (b"12345678", b"odd"):
+        packet = packets.pack_packet(kind, payload, transaction, flags=1)
+        expected = struct.pack("<HHHHQ", kind, 2, 3, 1, transaction) + payload.ljust(8, b"\0")
+        assert packet == expected
+        assert packets.unpack_packet(packet, 1).transaction_id == transaction
 
 
 def test_gpa_direct_packet() -> None:
