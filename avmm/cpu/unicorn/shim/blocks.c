@@ -3,7 +3,8 @@
  *
  * Unicorn begins each translated block with a call of the hook and another of its exit check, ten nanoseconds for a block that
  * takes little more. As soon as a block has been translated, its prologue is written anew: what both calls do when there is
- * nothing to do is done in place, else they are made as before.
+ * nothing to do is done in place, else they are made as before. Whoever wants each block to be looked at (a debugger) withholds what is
+ * left of the slice, which is the one thing that every block looks at besides the exit check.
  *
  * The invariant: only a prologue is rewritten of which every byte is what we know, each address in it included; all others keep
  * the calls. Either way the same is counted. */
@@ -32,8 +33,10 @@ static void __attribute__((noinline)) on_special_block(void *uc, uint64_t addres
 static void on_block(void *uc, uint64_t address, uint32_t size, Vcpu *v) {
     if (__builtin_expect(*v->icount < 0, 0)) return; /* about to be left, will be entered again */
     bool string = size <= LONGEST_STRING && address == v->last_block && v->blocks == v->blocks_then && address != v->no_string;
-    if (__builtin_expect(v->debug.active || v->left <= 0 || string, 0)) {
+    if (__builtin_expect(v->withheld || v->left <= 0 || string, 0)) {
+        vcpu_withhold(v, 0);
         on_special_block(uc, address, size, v, string);
+        if (v->debug.active) vcpu_withhold(v, ALL);
         return;
     }
     v->left -= size;
@@ -49,6 +52,7 @@ void (*blocks_check_exit)(void *uc, int delay_slot) __attribute__((visibility("h
 void *blocks_slow(void *unused, uint64_t unused_too, uint32_t size, Vcpu *v) __attribute__((used, visibility("hidden")));
 void *blocks_slow(void *unused, uint64_t unused_too, uint32_t size, Vcpu *v) {
     (void)unused, (void)unused_too;
+    v->left += size;
     on_block(v->uc, ENV64(v, RIP) + ENV64(v, CS + SEGMENT_BASE), size, v);
     return v->uc;
 }
@@ -123,28 +127,25 @@ static void write_prologue(Vcpu *v, uint64_t linear, uint8_t *code) {
     if (!c.known) return;
     if (string_may_be(v, linear, size)) return;
 
-    enum { LEFT = offsetof(Vcpu, left), BLOCKS = offsetof(Vcpu, blocks), ACTIVE = offsetof(Vcpu, debug) + offsetof(Debug, active),
-           BOTH = offsetof(Vcpu, both), SLOW = 44 };
-    _Static_assert(LEFT < 128 && BLOCKS < 128 && ACTIVE < 128 && BOTH < 128, "displacements of one byte");
+    enum { LEFT = offsetof(Vcpu, left), BLOCKS = offsetof(Vcpu, blocks), BOTH = offsetof(Vcpu, both), SLOW = 32, DONE = SLOW + 8 };
+    _Static_assert(LEFT < 128 && BLOCKS < 128 && BOTH < 128, "displacements of one byte");
     int8_t icount = (int8_t)((const uint8_t *)v->icount - v->env), body = (int8_t)(c.at - begin - SLOW);
     if (v->env + icount != (const uint8_t *)v->icount) return;
     uint8_t anew[PROLOGUE] = {
         0x48, 0xb9, 0, 0, 0, 0, 0, 0, 0, 0, /* mov rcx, v */
-        0xba, 0, 0, 0, 0,                   /* mov edx, size */
+        0x48, 0x81, 0x69, LEFT, 0, 0, 0, 0, /* sub qword [rcx + left], size */
+        0x7c, SLOW - 20,                    /* jl slow: it was less, or nothing */
         0x83, 0x7d, (uint8_t)icount, 0,     /* cmp dword [rbp + icount], 0 */
-        0x78, SLOW - 21,                    /* js slow */
-        0x80, 0x79, ACTIVE, 0,              /* cmp byte [rcx + debug.active], 0 */
-        0x75, SLOW - 27,                    /* jne slow */
-        0x48, 0x83, 0x79, LEFT, 0,          /* cmp qword [rcx + left], 0 */
-        0x7e, SLOW - 34,                    /* jle slow */
-        0x48, 0x29, 0x51, LEFT,             /* sub [rcx + left], rdx */
+        0x78, SLOW - 26,                    /* js slow */
         0x48, 0xff, 0x41, BLOCKS,           /* inc qword [rcx + blocks] */
         0xeb, (uint8_t)body,                /* jmp the block's own code */
-        0xff, 0x51, BOTH,                   /* slow: call [rcx + both] */
+        0xba, 0, 0, 0, 0,                   /* slow: mov edx, size */
+        0xff, 0x51, BOTH,                   /* call [rcx + both] */
     };
     memcpy(anew + 2, &v, 8);
-    memcpy(anew + 11, &size, 4);
-    memset(anew + SLOW + 3, 0x90, sizeof anew - SLOW - 3); /* nop */
+    memcpy(anew + 14, &size, 4);
+    memcpy(anew + SLOW + 1, &size, 4);
+    memset(anew + DONE, 0x90, sizeof anew - DONE); /* nop */
     memcpy(begin, anew, (size_t)(c.at - begin));
     v->in_place++;
 }

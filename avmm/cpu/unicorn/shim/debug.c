@@ -33,8 +33,10 @@ static bool breakpoint_in(const Debug *d, uint64_t first, uint64_t end) {
     int i = breakpoint_from(d, first);
     return i < d->breakpoint_count && d->breakpoints[i] < end;
 }
-static void refresh(Debug *d) {
+static void refresh(Vcpu *v) {
+    Debug *d = &v->debug;
     d->active = d->breakpoint_count || d->watch_count || d->step || d->in_block || d->skipping || d->hit;
+    if (d->active) vcpu_withhold(v, ALL);
 }
 
 /* ---- a block in pieces */
@@ -143,7 +145,7 @@ bool debug_left(Vcpu *v) {
         end_block(v);
         if (v->why == EXIT_BUDGET && stop_here(v, program_counter(v))) v->halted = true;
     }
-    refresh(d);
+    refresh(v);
     return false;
 }
 
@@ -185,7 +187,7 @@ void debug_after_block(Vcpu *v, uint64_t address, uint32_t size) {
         leave(v);
     } else {
         d->skipping = d->again_for_store = false;
-        refresh(d);
+        refresh(v);
     }
 }
 /* An exception, or a VM exit other than an interrupt window, ends the block and the instruction. */
@@ -213,7 +215,7 @@ bool debug_holds_interrupt(Vcpu *v, bool pending) {
 void debug_enter_block(Vcpu *v, uint64_t start, uint64_t at, uint64_t end) {
     begin_block(v, start, end);
     v->debug.at = at;
-    refresh(&v->debug);
+    refresh(v);
 }
 void debug_resume(Vcpu *v) {
     Debug *d = &v->debug;
@@ -221,7 +223,7 @@ void debug_resume(Vcpu *v) {
     d->skip_pc = program_counter(v);
     d->skip_sp = stack_pointer(v);
     d->hit = false;
-    refresh(d);
+    refresh(v);
 }
 void debug_step(Vcpu *v, uint64_t begin, uint64_t end, bool show_interrupts) {
     Debug *d = &v->debug;
@@ -232,14 +234,14 @@ void debug_step(Vcpu *v, uint64_t begin, uint64_t end, bool show_interrupts) {
 }
 void debug_forget_step(Vcpu *v) {
     v->debug.step = STEP_NONE;
-    refresh(&v->debug);
+    refresh(v);
 }
 void debug_set_breakpoints(Vcpu *v, uint64_t *sorted, int count) {
     Debug *d = &v->debug;
     PyMem_Free(d->breakpoints);
     d->breakpoints = sorted;
     d->breakpoint_count = count;
-    refresh(d);
+    refresh(v);
 }
 
 /* Unicorn names an access by its guest-physical address; it may begin before the watched bytes. */
@@ -265,7 +267,7 @@ bool debug_set_watchpoints(Vcpu *v, const Watch *watches, int count) {
     memcpy(d->watches, watches, (size_t)count * sizeof *watches);
     d->watch_count = count;
     d->hit = false;
-    refresh(d);
+    refresh(v);
     if (before == !!count) return true;
     if (!count) {
         api.hook_del(v->uc, d->access_hook);

@@ -40,6 +40,7 @@ static void forget(Vcpu *v) {
 /* End the run at the next block boundary. Not by emu_stop, which makes Unicorn skip the hooks of every IN and OUT that
  * the current block still holds. */
 static void end_slice(Vcpu *v) {
+    vcpu_withhold(v, 0);
     v->end -= v->left;
     v->left = 0;
     v->deadline = 0;
@@ -171,6 +172,8 @@ static PyObject *vcpu_run(Vcpu *v, PyObject *const *arguments, Py_ssize_t count)
     v->deadline = deadline;
     v->left = v->quantum = budget;
     v->end = units + budget;
+    v->withheld = 0;
+    if (v->debug.active) vcpu_withhold(v, ALL);
     return go(v, EXIT_BUDGET);
 }
 static PyObject *vcpu_resume(Vcpu *v, PyObject *unused) {

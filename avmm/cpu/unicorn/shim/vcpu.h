@@ -80,7 +80,7 @@ enum { WATCH_READ = 1, WATCH_WRITE = 2 };
 enum { STOP_STEP, STOP_BREAKPOINT, STOP_WATCHPOINT };
 
 typedef struct { /* see debug.c */
-    bool active;            /* anything of it has to be looked at */
+    bool active;            /* anything of it has to be looked at, for each block */
     uint64_t *breakpoints;  /* linear addresses, sorted */
     int breakpoint_count, watch_count;
     Watch watches[WATCHES];
@@ -113,11 +113,12 @@ typedef struct Vcpu {
     void *faststore, *tlb; /* tlb: the softmmu's descriptors, NULL where their place is not known */
 
     int64_t left, end;      /* units = end - left; one unit is one code byte */
+    int64_t withheld;       /* of both, while each block has to be looked at */
     int64_t quantum, deadline;
     uint64_t blocks;
     void (*both)(void);     /* the block hook and the exit check: see blocks.c */
-    Debug debug;            /* its first byte is looked at for each block, like what stands above */
     uint64_t last_block, blocks_then, no_string; /* the block before, if `blocks` is still what it was then */
+    Debug debug;
     uint64_t in_place;      /* translated blocks that count by themselves */
     uint64_t searches;      /* jumps to blocks that no near entry told */
     int why, running, error;
@@ -157,6 +158,13 @@ int64_t monotonic_ns(void);
 void vcpu_drive(Vcpu *v, bool pending);
 Vcpu *vcpu_of(const void *cpu);
 static inline int64_t vcpu_units(Vcpu *v) { return v->end - v->left; }
+/* Let nothing seem to be left (ALL), so that each block asks, or see what is (0). Units stay what they are. */
+#define ALL (1ll << 60)
+static inline void vcpu_withhold(Vcpu *v, int64_t units) {
+    v->left += v->withheld - units;
+    v->end += v->withheld - units;
+    v->withheld = units;
+}
 static inline void vcpu_step(Vcpu *v, int kind, uint32_t address, int size, uint64_t value) {
     v->trail[v->steps++ % TRAIL] = (Step){ENV64(v, RIP), value, (uint64_t)vcpu_units(v), address, (uint8_t)kind, (uint8_t)size};
 }
