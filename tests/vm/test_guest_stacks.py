@@ -389,6 +389,28 @@ async def test_m7_a_channel_taken_away_sends_requests_back(image: Path) -> None:
         assert "shunt back: inert" in await say(vm, "shunt status")
 
 
+@pytest.mark.parametrize(("embodiment", "diverting"), [("late", True), ("told", True), ("default", False), ("port", False)])
+async def test_m6_embodiments_differ_when_the_enlightened_port_driver_accepts_no_more(image: Path, embodiment: str, diverting: bool) -> None:
+    """Told by the mode, the shunt goes on diverting, and requests come back; told by that driver, or asking it, it lets them pass."""
+    async with booted(image) as vm:
+        vmbus, controller = vm.machine.vmbus, vm.machine.scsi
+        assert vmbus is not None
+        assert controller is not None
+        await say(vm, f"shunt {embodiment}")
+        await switch(vm, "enlightened")
+        await say(vm, "write note by VMBus")
+        vmbus.rescind(controller)
+        before = await say(vm, "shunt status")
+        assert before.startswith(f"shunt: present, {'diverting' if diverting else 'passing'}\n")
+        ports = ata(vm)
+        assert await say(vm, "read note") == "by VMBus\n"
+        assert ata(vm) > ports
+        diverted, passed, returned = (
+            int(after) - int(number) for number, after in zip(re.findall(r"\d+", before), re.findall(r"\d+", await say(vm, "shunt status")), strict=True)
+        )
+        assert (diverted > 0, passed > 0, returned > 0) == (diverting, not diverting, diverting)
+
+
 async def test_errors_of_the_disk_arrive(image: Path) -> None:
     async with booted(image) as vm:
         await switch(vm, "enlightened")
