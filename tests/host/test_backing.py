@@ -9,6 +9,7 @@ import errno
 import hashlib
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -117,9 +118,12 @@ async def test_a_file_system_without_nowait_is_not_asked_again(image: Path, monk
 
 @pytest.mark.asyncio
 async def test_a_slow_write_sends_the_next_ones_to_the_threads(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps = itertools.count()
     monkeypatch.setattr(throttle, "SLOW", -1)
+    monkeypatch.setattr(resource, "getrusage", lambda who: resource.struct_rusage((0.0, 0.0, *[0] * 12, next(sleeps), 0)))
     file = await BackingFile.open(image)
     assert file.start_write(0, bytes(4096)) is None
+    assert file.start_write(0, bytes(4096)) is None  # the first during which it is known that the thread slept
     later = [file.start_write(0, bytes(4096)) for _ in range(throttle.FIRST)]
     assert None not in later
     assert file.start_write(4096, bytes(4096)) is None
