@@ -136,7 +136,7 @@ def test_bad_packets_are_refused(data: str, why: str) -> None:
         packets.unpack_packet(bytes.fromhex(data), 256)
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.binary(min_size=16, max_size=96), st.sampled_from([6, 7, 9, 11]))
 def test_any_bytes_decode_or_raise_wire_error(data: bytes, kind: int) -> None:
     data = bytes([kind, 0]) + data[2:4] + (len(data) // 8).to_bytes(2, "little") + bytes([data[6] & 1, 0]) + data[8:]
@@ -148,7 +148,7 @@ def test_any_bytes_decode_or_raise_wire_error(data: bytes, kind: int) -> None:
     assert data.startswith(packet.payload, data[2] * 8) or not packet.payload
 
 
-@settings(derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40000), st.integers(0, 4095)), min_size=1, max_size=4))
 def test_ranges_round_trip(shapes: list[tuple[int, int]]) -> None:
     ranges = [GpaRange(n, at, tuple(range(-(-(n + at) // PAGE)))) for n, at in shapes]
