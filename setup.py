@@ -22,12 +22,8 @@ from setuptools.command.build_ext import build_ext
 
 GROUP = "avmm.compiled"  # all modules share one library, avmm/compiled__mypyc, and call each other without looking names up
 C = Path("build")
-MYPYC = (
-    "--config-file=",
-    "--ignore-missing-imports",
-    "--follow-imports=silent",  # `make lint` is who is strict
-    "--explicit-package-bases",
-)  # wherever the checkout lies, be it in a package of somebody else
+# `make lint` is who is strict. The checkout may lie anywhere, be it in a package of somebody else.
+MYPYC = ("--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--explicit-package-bases")
 
 SHIM = Extension(
     "avmm.cpu.unicorn._shim",
