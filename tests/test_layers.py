@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"clock", "compiled", "memory", "started"}
 """Single files that know nobody, for everybody."""
+NATIVE = {"_pieces"}
+"""The same in C."""
 GUESTS = {"control", "testing"}
 """Who may ask for the built-in guest's image (avmm_guests)."""
 ROOMS = {
@@ -62,7 +64,7 @@ def test_each_folder_has_a_place() -> None:
 
 @pytest.mark.parametrize("name", [*sorted(GROUND), *ROOMS])
 def test_a_room_imports_what_it_may(name: str) -> None:
-    allowed = {name, *GROUND, *ROOMS[name]} if name in ROOMS else {name}
+    allowed = {name, *NATIVE, *((GROUND | ROOMS[name]) if name in ROOMS else ())}
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path in modules("avmm") if of(path) == name
@@ -85,7 +87,9 @@ def test_rooms_have_an_order() -> None:
 
 def test_protocol_machines_do_no_io() -> None:
     """Wire formats and sequences are fed and answer: none of them knows an event loop, a socket or the host's time."""
-    machines = [path for path in modules("avmm") if path.stem in {"wire", "packets", "stub", "sequence", "establish", "sense", "video_wire"}]
+    machines = [
+        path for path in modules("avmm") if path.stem in {"wire", "packets", "stub", "sequence", "establish", "sense", "video_wire"}
+    ]
     assert len(machines) > 8
     wrong = [f"{path.relative_to(ROOT)}:{line} imports {module}" for path in machines for line, module in imported(path)
              if module.split(".")[0] in {"asyncio", "socket", "time", "threading", "select"}]  # fmt: skip
