@@ -223,8 +223,13 @@ async def booted(image: str | Path) -> AsyncIterator[Vm]:
             yield vm
 
 
-async def demo_builtin(image: str | Path, report: Report = lambda one: None, *, quick: bool = False) -> list[Measurement]:
-    """Measure the four paths of the built-in guest on a copy of ``image``. ``quick`` leaves depth 8 and writes out."""
+async def demo_builtin(
+    image: str | Path, report: Report = lambda one: None, *, quick: bool = False, rounds: int = 1
+) -> list[Measurement]:
+    """Measure the four paths of the built-in guest on a copy of ``image``: of so many rounds the best counts.
+
+    ``quick`` leaves depth 8 and writes out.
+    """
     found = []
     async with booted(image) as vm:
         with Meter(vm) as meter:
@@ -232,7 +237,8 @@ async def demo_builtin(image: str | Path, report: Report = lambda one: None, *, 
                 await switch(vm, path)
                 for op in OPERATIONS[: 1 if quick else None]:
                     for depth in DEPTHS[: 1 if quick else None]:
-                        for one in await _bench(vm, meter, path, op, depth):
+                        measured = [await _bench(vm, meter, path, op, depth) for _ in range(rounds)]
+                        for one in (max(alike, key=lambda found: found.mb_s) for alike in zip(*measured, strict=True)):
                             report(one)
                             found.append(one)
             await switch(vm, "pio")
