@@ -158,23 +158,22 @@ static PyObject *copy(PyObject *module, PyObject *const *arguments, Py_ssize_t c
     return copied;
 }
 
-PyDoc_STRVAR(preadv_doc, "preadv(file, offset, flags=0, /)\n--\n\nFill the pieces from a file; see os.preadv.");
-
-static PyObject *pieces_preadv(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
-    Pieces *self = (Pieces *)object;
-    if (count != 2 && count != 3) {
-        PyErr_SetString(PyExc_TypeError, "preadv() takes a file, an offset and flags");
-        return NULL;
-    }
-    long file = PyLong_AsLong(arguments[0]);
-    long long offset = PyLong_AsLongLong(arguments[1]);
-    long flags = count == 3 ? PyLong_AsLong(arguments[2]) : 0;
+/* preadv2(2) or pwritev2(2) of all pieces: again after a signal whose handler raised nothing, without the interpreter meanwhile. */
+typedef ssize_t Move(int file, const struct iovec *piece, int count, off_t offset, int flags);
+static PyObject *move(Pieces *self, Move *by, PyObject *file_, PyObject *offset_, PyObject *flags_) {
+    long file = PyLong_AsLong(file_);
+    long long offset = PyLong_AsLongLong(offset_);
+    long flags = flags_ ? PyLong_AsLong(flags_) : 0;
     if (PyErr_Occurred())
         return NULL;
+    if (offset < 0) { /* to these two calls -1 is where the file stands */
+        errno = EINVAL;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     ssize_t done;
     do {
         Py_BEGIN_ALLOW_THREADS
-        done = preadv2((int)file, self->piece, (int)Py_SIZE(self), offset, (int)flags);
+        done = by((int)file, self->piece, (int)Py_SIZE(self), offset, (int)flags);
         Py_END_ALLOW_THREADS
     } while (done < 0 && errno == EINTR && !PyErr_CheckSignals());
     if (done < 0)
@@ -182,27 +181,24 @@ static PyObject *pieces_preadv(PyObject *object, PyObject *const *arguments, Py_
     return PyLong_FromSsize_t(done);
 }
 
+PyDoc_STRVAR(preadv_doc, "preadv(file, offset, flags=0, /)\n--\n\nFill the pieces from a file; see os.preadv.");
+
+static PyObject *pieces_preadv(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 2 && count != 3) {
+        PyErr_SetString(PyExc_TypeError, "preadv() takes a file, an offset and flags");
+        return NULL;
+    }
+    return move((Pieces *)object, preadv2, arguments[0], arguments[1], count == 3 ? arguments[2] : NULL);
+}
+
 PyDoc_STRVAR(pwritev_doc, "pwritev(file, offset, /)\n--\n\nWrite the pieces to a file; see os.pwritev.");
 
 static PyObject *pieces_pwritev(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
-    Pieces *self = (Pieces *)object;
     if (count != 2) {
         PyErr_SetString(PyExc_TypeError, "pwritev() takes a file and an offset");
         return NULL;
     }
-    long file = PyLong_AsLong(arguments[0]);
-    long long offset = PyLong_AsLongLong(arguments[1]);
-    if (PyErr_Occurred())
-        return NULL;
-    ssize_t done;
-    do {
-        Py_BEGIN_ALLOW_THREADS
-        done = pwritev((int)file, self->piece, (int)Py_SIZE(self), offset);
-        Py_END_ALLOW_THREADS
-    } while (done < 0 && errno == EINTR && !PyErr_CheckSignals());
-    if (done < 0)
-        return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
-    return PyLong_FromSsize_t(done);
+    return move((Pieces *)object, pwritev2, arguments[0], arguments[1], NULL);
 }
 
 PyDoc_STRVAR(segments_doc, "segments()\n--\n\nReturn (address, length) of each piece.");

@@ -104,6 +104,9 @@ def test_bytes_go_to_a_file_and_come_back(tmp_path: Path) -> None:
         assert pieces.preadv(file, 4) == PAGE
         assert b"".join(pieces) == content[4:]
         assert pieces.preadv(file, 4 + 100) == PAGE - 100, "short at the end of the file"
+        for move in (pieces.preadv, pieces.pwritev):  # not where the file stands, as the calls beneath would have it
+            with pytest.raises(OSError, match="Invalid argument"):
+                move(file, -1)
     finally:
         os.close(file)
     with pytest.raises(OSError, match="Bad file descriptor"):
