@@ -238,7 +238,7 @@ async def demo_builtin(
                 for op in OPERATIONS[: 1 if quick else None]:
                     for depth in DEPTHS[: 1 if quick else None]:
                         measured = [await _bench(vm, meter, path, op, depth) for _ in range(rounds)]
-                        for one in (max(alike, key=lambda found: found.mb_s) for alike in zip(*measured, strict=True)):
+                        for one in (max(alike, key=lambda each: each.mb_s) for alike in zip(*measured, strict=True)):
                             report(one)
                             found.append(one)
             await switch(vm, "pio")

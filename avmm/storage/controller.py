@@ -286,7 +286,7 @@ class ScsiController:
     def _for_nobody(self, request: Srb, packet: Packet, cdb: bytes, *, present: bool) -> None:
         """Answer for the target: which LUNs there are, and what a LUN that is not there says."""
         room = request.transfer_length if request.direction == Direction.IN else 0
-        if cdb[:1] == b"\xa0" and len(cdb) == 12:
+        if len(cdb) == 12 and cdb[0] == _REPORT_LUNS:
             room = min(room, int.from_bytes(cdb[6:10], "big"))
             self._finish(request, packet, Result(scsi_pages.lun_list(self._present(request))[:room]))
         elif present:
